@@ -1,0 +1,64 @@
+"""Windows of logged experience, and how each level sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from echelon.types import EchelonError, State, Window, tree_map
+
+
+@dataclass(frozen=True)
+class WindowSampler:
+    """Where windows of `length` steps may start, and which of them a training step sees.
+
+    A batch is a function of (seed, step, rank) alone, so that training resumed at a step sees what
+    training never stopped would have seen.
+    """
+
+    starts: np.ndarray
+    """[N] row of the first frame of every window that fits in one episode"""
+    length: int
+    """steps; a window spans length + 1 frames"""
+
+    @staticmethod
+    def of(lengths: np.ndarray, offsets: np.ndarray, episodes: np.ndarray, length: int) -> WindowSampler:
+        """All windows of `length` steps inside the given `episodes` (frames: lengths, first: offsets)."""
+        counts = np.maximum(lengths[episodes] - length, 0)
+        if counts.sum() == 0:
+            longest = int(lengths[episodes].max(initial=1)) - 1
+            raise EchelonError(
+                f"a training window spans {length} steps, but the longest episode has {longest}: "
+                "use a smaller stride or rollout, or longer episodes"
+            )
+        first = np.repeat(offsets[episodes] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
+        return WindowSampler(first + np.arange(counts.sum()), length)
+
+    def rows(self, batch: int, seed: int, step: int, rank: int = 0) -> np.ndarray:
+        """``[batch, length + 1]`` rows of the frames of a batch."""
+        rng = np.random.default_rng((seed, step, rank))
+        first = self.starts[rng.integers(len(self.starts), size=batch)]
+        return first[:, None] + np.arange(self.length + 1)
+
+
+def coarsen(
+    window: Window,
+    stride: int,
+    lift: Callable[[State], State],
+    encode_action: Callable[[Tensor], Tensor],
+) -> Window:
+    """The window of a level from the window of the level below; steps left over are dropped."""
+    steps = window.actions.shape[1] // stride
+    batch, _, size = window.actions.shape
+    segments = window.actions[:, : steps * stride].reshape(batch, steps, stride, size)
+    kept = tree_map(lambda x: x[:, : steps * stride + 1 : stride], window.states)
+    return Window(lift(kept), encode_action(segments))
+
+
+def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    """A host array on `device`, without a copy where none is needed."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)

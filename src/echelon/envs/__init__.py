@@ -1,0 +1,1 @@
+"""Tasks: Gymnasium environments whose observations and goals are images."""

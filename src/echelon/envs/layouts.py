@@ -1,0 +1,86 @@
+"""Maze layouts: generated, checked and measured. A layout is a grid of 1 (wall) and 0 (free)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echelon.types import EchelonError
+
+Layout = NDArray[np.int8]
+
+
+def generate(size: int, seed: int, loops: float = 0.0) -> Layout:
+    """A maze of `size` x `size` junctions joined by corridors: a random depth-first tree.
+
+    loops: share of the tree's missing walls that are opened as well.
+    Returns a (2 size + 1) square grid.
+    """
+    if size < 2:
+        raise EchelonError(f"size: a maze of {size} junctions has no path; use at least 2")
+    rng = np.random.default_rng((seed, size))
+    grid = np.ones((2 * size + 1, 2 * size + 1), np.int8)
+    grid[1, 1] = 0
+    stack = [(0, 0)]
+    while stack:
+        row, column = stack[-1]
+        ahead = [
+            (row + dr, column + dc)
+            for dr, dc in ((0, 1), (1, 0), (0, -1), (-1, 0))
+            if 0 <= row + dr < size
+            and 0 <= column + dc < size
+            and grid[2 * (row + dr) + 1, 2 * (column + dc) + 1]
+        ]
+        if not ahead:
+            stack.pop()
+            continue
+        r, c = ahead[rng.integers(len(ahead))]
+        grid[2 * r + 1, 2 * c + 1] = 0
+        grid[row + r + 1, column + c + 1] = 0
+        stack.append((r, c))
+    walls = [
+        (i, j)
+        for i in range(1, 2 * size)
+        for j in range(1, 2 * size)
+        if grid[i, j] and (i + j) % 2 == 1
+    ]
+    for index in rng.permutation(len(walls))[: round(loops * len(walls))]:
+        grid[walls[index]] = 0
+    return grid
+
+
+def free_cells(layout: Layout) -> NDArray[np.int64]:
+    """``[N, 2]`` row and column of every free cell."""
+    return np.argwhere(layout == 0)
+
+
+def distances(layout: Layout, cell: tuple[int, int]) -> NDArray[np.int64]:
+    """Length in cells of the shortest path from `cell` to each other; -1 where there is none."""
+    out = np.full(layout.shape, -1, np.int64)
+    if layout[cell]:
+        raise EchelonError(f"cell {cell} is a wall; choose a free one")
+    out[cell] = 0
+    queue = deque([cell])
+    while queue:
+        row, column = queue.popleft()
+        for r, c in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            inside = 0 <= r < layout.shape[0] and 0 <= c < layout.shape[1]
+            if inside and not layout[r, c] and out[r, c] < 0:
+                out[r, c] = out[row, column] + 1
+                queue.append((r, c))
+    return out
+
+
+def check(layout: Layout) -> None:
+    """A layout must be closed by walls, and every free cell reachable from every other."""
+    border = np.concatenate([layout[0], layout[-1], layout[:, 0], layout[:, -1]])
+    if not border.all():
+        raise EchelonError("layout: its border must be wall all around")
+    cells = free_cells(layout)
+    if len(cells) < 2:
+        raise EchelonError("layout: has fewer than two free cells, so there is no path to plan")
+    reached = distances(layout, (int(cells[0][0]), int(cells[0][1])))
+    if (reached[layout == 0] < 0).any():
+        raise EchelonError("layout: some free cells have no path to others; open a wall between them")

@@ -1,0 +1,134 @@
+"""Gymnasium-Robotics' PointMaze, seen from above.
+
+A force-driven ball (MuJoCo physics) in a walled layout. Observations and goals are 64 x 64 images
+drawn from the simulator's state, since software rendering is a thousand times slower. The true
+position is given in `info` for judging success and for logging; no model or planner sees it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from echelon.envs import layouts
+from echelon.envs.layouts import Layout
+from echelon.types import EchelonError
+
+Array = NDArray[np.floating[Any]]
+Image = NDArray[np.uint8]
+
+FLOOR, WALL, BALL = (236, 236, 230), (62, 68, 84), (214, 58, 44)
+BALL_RADIUS = 0.3
+"""in cells; drawn larger than the simulated ball (0.1), which would be half a pixel"""
+SUCCESS_RADIUS = 0.45
+"""in cells; PointMaze's own"""
+
+
+def draw_background(layout: Layout, size: int) -> Image:
+    """The layout without the ball, ``[size, size, 3]``; a non-square one is centred."""
+    cell = size / max(layout.shape)
+    index = np.floor((np.arange(size) + 0.5) / cell).astype(int)
+    rows = np.minimum(index, layout.shape[0] - 1)[:, None]
+    columns = np.minimum(index, layout.shape[1] - 1)[None, :]
+    return np.where(layout[rows, columns][..., None] == 1, WALL, FLOOR).astype(np.uint8)
+
+
+def draw(background: Image, cells: Array, layout: Layout) -> Image:
+    """Images ``[N, size, size, 3]`` of the ball at ``cells [N, 2]`` (row, column; centres at .5)."""
+    size = background.shape[0]
+    scale = size / max(layout.shape)
+    reach = int(np.ceil(BALL_RADIUS * scale)) + 1
+    span = np.arange(-reach, reach + 1)
+    centre = cells * scale
+    pixel = np.floor(centre).astype(int)
+    rows, columns = pixel[:, :1] + span, pixel[:, 1:] + span
+    distance = np.hypot(
+        (rows + 0.5 - centre[:, :1])[:, :, None], (columns + 0.5 - centre[:, 1:])[:, None, :]
+    )
+    cover = np.clip(BALL_RADIUS * scale + 0.5 - distance, 0, 1)[..., None]
+    images = np.broadcast_to(background, (len(cells), *background.shape)).copy()
+    rows, columns = rows.clip(0, size - 1)[:, :, None], columns.clip(0, size - 1)[:, None, :]
+    which = np.arange(len(cells))[:, None, None]
+    patch = images[which, rows, columns]
+    images[which, rows, columns] = (patch + cover * (np.array(BALL) - patch)).round().astype(np.uint8)
+    return images
+
+
+class PointMaze(gym.Env[Image, Array]):
+    """Reach the goal image. One step applies one force for `action_repeat` simulator steps.
+
+    `reset(options={"start": cells, "goal": cells})` sets both in (row, column) cells; otherwise they
+    are drawn from the free cells. `info` has "goal" (an image), "success", and "state": row, column
+    and their velocities, in cells and cells a second.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, layout: Layout, image_size: int = 64, action_repeat: int = 4) -> None:
+        try:
+            from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+        except ImportError as error:
+            raise EchelonError(
+                "PointMaze needs Gymnasium-Robotics: pip install 'echelon[tasks]'"
+            ) from error
+        layouts.check(layout)
+        self.layout = layout
+        self.render_mode = "rgb_array"
+        self._maze = PointMazeEnv(maze_map=layout.tolist())
+        self._point = self._maze.point_env
+        self._point.frame_skip = action_repeat
+        self._origin = np.array([layout.shape[0] / 2, layout.shape[1] / 2])
+        self._background = draw_background(layout, image_size)
+        self._cells = layouts.free_cells(layout)
+        self._goal = np.zeros(2)
+        self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Image, dict[str, Any]]:
+        super().reset(seed=seed)
+        options = options or {}
+        start = np.asarray(options.get("start", self._random_place()))
+        self._goal = np.asarray(options.get("goal", self._random_place()))
+        for name, place in (("start", start), ("goal", self._goal)):
+            row, column = np.floor(place).astype(int)
+            if self.layout[row, column]:
+                raise EchelonError(f"{name}: {place.tolist()} lies in a wall; choose a free cell")
+        self._point.set_state(self._to_xy(start), np.zeros(2))
+        self._point.data.time = 0.0
+        observation = self.render()
+        goal = draw(self._background, self._goal[None], self.layout)[0]
+        return observation, {"goal": goal, **self._info()}
+
+    def step(self, action: Array) -> tuple[Image, float, bool, bool, dict[str, Any]]:
+        self._point.step(action)
+        info = self._info()
+        return self.render(), 0.0, False, False, info
+
+    def render(self) -> Image:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return draw(self._background, self.state[None, :2], self.layout)[0]
+
+    @property
+    def state(self) -> Array:
+        """``[4]`` row, column, and their velocities."""
+        (x, y), (vx, vy) = self._point.data.qpos, self._point.data.qvel
+        return np.array([self._origin[0] - y, self._origin[1] + x, -vy, vx])
+
+    def close(self) -> None:
+        self._maze.close()
+
+    def _info(self) -> dict[str, Any]:
+        state = self.state
+        near = np.linalg.norm(state[:2] - self._goal) <= SUCCESS_RADIUS
+        return {"success": bool(near), "state": state}
+
+    def _random_place(self) -> Array:
+        cell = self._cells[self.np_random.integers(len(self._cells))]
+        return cell + 0.5 + self.np_random.uniform(-0.25, 0.25, 2)
+
+    def _to_xy(self, place: Array) -> Array:
+        return np.array([place[1] - self._origin[1], self._origin[0] - place[0]])

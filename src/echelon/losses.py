@@ -1,0 +1,41 @@
+"""The terms of the objective: pure functions of tensors, each with its source.
+
+Every term is a mean, so that its weight keeps its meaning when the batch grows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def prediction(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error to a target that takes no gradient; any equal shapes."""
+    return (predicted - target.detach()).square().mean()
+
+
+def variance_hinge(z: Tensor, floor: float = 1.0) -> Tensor:
+    """VICReg's variance term (arXiv 2105.04906, eq. 1): ``mean(max(0, floor - std(z)))``, z [N, D]."""
+    return torch.relu(floor - (z.var(0) + 1e-4).sqrt()).mean()
+
+
+def covariance(z: Tensor) -> Tensor:
+    """VICReg's covariance term (arXiv 2105.04906, eq. 4): squared off-diagonals over D, z [N, D]."""
+    z = z - z.mean(0)
+    matrix = z.T @ z / (len(z) - 1)
+    return (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]
+
+
+def smoothness(z: Tensor) -> Tensor:
+    """Mean squared change from one step to the next, z [B, T, D]; 0 for a constant sequence."""
+    return (z[:, 1:] - z[:, :-1]).square().mean()
+
+
+def effective_rank(z: Tensor) -> Tensor:
+    """exp of the entropy of the normalised singular values (Roy and Vetterli 2007), z [N, D].
+
+    Between 1 (all on a line, or collapsed) and D (a round cloud).
+    """
+    values = torch.linalg.svdvals((z - z.mean(0)).float())
+    p = values / values.sum().clamp_min(1e-12)
+    return torch.exp(-(p * p.clamp_min(1e-12).log()).sum())

@@ -1,0 +1,1 @@
+"""World models: what can be encoded, predicted and lifted."""

@@ -1,0 +1,31 @@
+"""Latent dynamics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
+    """`depth` hidden layers of `width` units with SiLU between linear layers."""
+    sizes = [inputs] + [width] * depth
+    layers: list[nn.Module] = []
+    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(before, after), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+class ResidualMLP(nn.Module):
+    """``x, a -> x + W [x, a] + MLP([x, a])``; the linear path carries momentum exactly."""
+
+    def __init__(self, state_dim: int, action_dim: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(state_dim + action_dim, state_dim)
+        self.nonlinear = mlp(state_dim + action_dim, width, depth, state_dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+        """``x [..., S], action [..., A] -> [..., S]``"""
+        both = torch.cat([x, action], -1)
+        return x + self.linear(both) + self.nonlinear(both)
