@@ -25,7 +25,7 @@ class LossConfig:
     """predicted states against the EMA target's states, along the rollout"""
     variance: float = 1.0
     """hinge that keeps each latent's standard deviation above 1 (VICReg)"""
-    covariance: float = 0.003
+    correlation: float = 0.003
     """decorrelates latents (VICReg); larger values raise the rank and bend the latent space"""
     smoothness: float = 2.0
     """squared change of the latent from one step of this level to the next"""
@@ -47,8 +47,8 @@ class LevelConfig:
     """hidden units of the predictor"""
     depth: int = 2
     """hidden layers of the predictor"""
-    lift_width: int = 128
-    """hidden units of the lift (level 0: channels of the encoder's last convolution)"""
+    lift_width: int = 64
+    """hidden units of the lift (level 0: channels of a patch)"""
     difference_scale: float = 4.0
     """multiplies the latent's change since the last frame, so that it is of the latent's size"""
     rollout: int = 8
@@ -70,7 +70,7 @@ class ModelConfig:
             action_dim=4,
             width=192,
             rollout=6,
-            loss=LossConfig(smoothness=100.0, covariance=0.04, inverse_dynamics=0.0),
+            loss=LossConfig(smoothness=100.0, correlation=0.04, inverse_dynamics=0.0),
         ),
     )
     image_size: int = 64
@@ -82,7 +82,9 @@ class ModelConfig:
         if not self.levels:
             raise EchelonError("levels: a hierarchy needs at least one level")
         if self.levels[0].stride != 1:
-            raise EchelonError("levels.0.stride: level 0 is the primitive one, its stride must be 1")
+            raise EchelonError(
+                "levels.0.stride: level 0 is the primitive one, its stride must be 1"
+            )
         for index, level in enumerate(self.levels):
             if level.stride < 1 or level.rollout < 1:
                 raise EchelonError(f"levels.{index}: stride and rollout must be at least 1")

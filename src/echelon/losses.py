@@ -19,9 +19,15 @@ def variance_hinge(z: Tensor, floor: float = 1.0) -> Tensor:
     return torch.relu(floor - (z.var(0) + 1e-4).sqrt()).mean()
 
 
-def covariance(z: Tensor) -> Tensor:
-    """VICReg's covariance term (arXiv 2105.04906, eq. 4): squared off-diagonals over D, z [N, D]."""
-    z = z - z.mean(0)
+def correlation(z: Tensor) -> Tensor:
+    """Mean squared correlation between latents, z [N, D]; 0 for one latent.
+
+    VICReg's covariance term (arXiv 2105.04906, eq. 4) on standardised latents: the same where the
+    hinge holds their deviation at 1, and still felt where smoothness has made a latent small.
+    """
+    if z.shape[1] == 1:
+        return z.new_zeros(())
+    z = (z - z.mean(0)) / (z.var(0) + 1e-6).sqrt()
     matrix = z.T @ z / (len(z) - 1)
     return (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]
 

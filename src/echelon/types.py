@@ -82,6 +82,19 @@ class ActionPrior:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What planning took, for one environment."""
+
+    calls: int = 0
+    """predictor calls: transitions of one state by one step, at any level"""
+    macs: int = 0
+    """multiply-accumulates of encoders, lifts and predictors"""
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.calls + other.calls, self.macs + other.macs)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What one level intends, and beneath it how the level below means to begin."""
 
@@ -91,10 +104,27 @@ class Plan:
     """[B, H, ...] predicted after each action; the first one is the subgoal handed down"""
     cost: Tensor
     """[B] of the plan, as this level's cost measures it"""
-    goal: State
-    """[B, ...] what this level was asked to reach"""
+    goals: tuple[State, ...]
+    """[B, ...] what this level was asked to reach, as levels 0 to this one see it"""
+    time: int
+    """environment step at which it was made"""
+    spent: Spent
+    """to make it and those below it, in the call that returned it; nothing where it was kept"""
     below: Plan | None = None
     """the plan of the level below towards this plan's subgoal"""
+
+    @property
+    def lowest(self) -> Plan:
+        """The plan of level 0, whose actions are executed."""
+        return self if self.below is None else self.below.lowest
+
+    def select(self, index: Tensor) -> Plan:
+        """The plans of the environments `index` [B'] alone."""
+        actions, states, cost, goals = tree_map(
+            lambda x: x[index], (self.actions, self.states, self.cost, self.goals)
+        )
+        below = None if self.below is None else self.below.select(index)
+        return Plan(actions, states, cost, goals, self.time, self.spent, below)
 
 
 class WorldModel(Protocol):
@@ -109,6 +139,24 @@ class WorldModel(Protocol):
         ...
 
 
+class LevelModel(Protocol):
+    """What a planner asks of one level."""
+
+    stride: int
+    """steps of the level below that one step here takes"""
+
+    @property
+    def prior(self) -> ActionPrior: ...
+
+    def predict(self, state: State, action: Tensor) -> State:
+        """One step of this level; see :meth:`WorldModel.predict`."""
+        ...
+
+    def lower(self, state: State) -> State:
+        """``state here [B, ...] -> state of the level below [B, ...]`` that stands for it."""
+        ...
+
+
 class Cost(Protocol):
     """How far from the goal a predicted trajectory stays."""
 
@@ -120,8 +168,15 @@ class Cost(Protocol):
 class Optimizer(Protocol):
     """A derivative-free or gradient search over action sequences; it never sees a model."""
 
-    evaluations: int
-    """how many candidates one call of `minimize` evaluates per environment"""
+    @property
+    def candidates(self) -> int:
+        """K, that a round evaluates for each environment"""
+        ...
+
+    @property
+    def iterations(self) -> int:
+        """rounds, each one call of the objective"""
+        ...
 
     def minimize(
         self,

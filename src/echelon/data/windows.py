@@ -26,7 +26,9 @@ class WindowSampler:
     """steps; a window spans length + 1 frames"""
 
     @staticmethod
-    def of(lengths: np.ndarray, offsets: np.ndarray, episodes: np.ndarray, length: int) -> WindowSampler:
+    def of(
+        lengths: np.ndarray, offsets: np.ndarray, episodes: np.ndarray, length: int
+    ) -> WindowSampler:
         """All windows of `length` steps inside the given `episodes` (frames: lengths, first: offsets)."""
         counts = np.maximum(lengths[episodes] - length, 0)
         if counts.sum() == 0:

@@ -83,4 +83,6 @@ def check(layout: Layout) -> None:
         raise EchelonError("layout: has fewer than two free cells, so there is no path to plan")
     reached = distances(layout, (int(cells[0][0]), int(cells[0][1])))
     if (reached[layout == 0] < 0).any():
-        raise EchelonError("layout: some free cells have no path to others; open a wall between them")
+        raise EchelonError(
+            "layout: some free cells have no path to others; open a wall between them"
+        )

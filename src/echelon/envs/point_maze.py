@@ -53,7 +53,9 @@ def draw(background: Image, cells: Array, layout: Layout) -> Image:
     rows, columns = rows.clip(0, size - 1)[:, :, None], columns.clip(0, size - 1)[:, None, :]
     which = np.arange(len(cells))[:, None, None]
     patch = images[which, rows, columns]
-    images[which, rows, columns] = (patch + cover * (np.array(BALL) - patch)).round().astype(np.uint8)
+    images[which, rows, columns] = (
+        (patch + cover * (np.array(BALL) - patch)).round().astype(np.uint8)
+    )
     return images
 
 
@@ -105,9 +107,13 @@ class PointMaze(gym.Env[Image, Array]):
         return observation, {"goal": goal, **self._info()}
 
     def step(self, action: Array) -> tuple[Image, float, bool, bool, dict[str, Any]]:
+        self.advance(action)
+        return self.render(), 0.0, False, False, self._info()
+
+    def advance(self, action: Array) -> Array:
+        """The physics of one step without drawing; returns the state."""
         self._point.step(action)
-        info = self._info()
-        return self.render(), 0.0, False, False, info
+        return self.state
 
     def render(self) -> Image:  # pyright: ignore[reportIncompatibleMethodOverride]
         return draw(self._background, self.state[None, :2], self.layout)[0]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from echelon.config import LevelConfig, ModelConfig
-from echelon.models.encoders import ImageEncoder
+from echelon.models.encoders import PatchEncoder
 from echelon.models.macro_actions import PrimitiveAction, SegmentMLP
 from echelon.models.predictors import ResidualMLP, mlp
 from echelon.types import ActionPrior, tree_map
@@ -29,7 +29,7 @@ class ImageLift(nn.Module):
 
     def __init__(self, config: LevelConfig, image_size: int) -> None:
         super().__init__()
-        self.encoder = ImageEncoder(config.latent_dim, image_size, config.lift_width)
+        self.encoder = PatchEncoder(config.latent_dim, image_size, config.lift_width)
         self.scale = config.difference_scale
 
     def forward(self, frames: Tensor) -> LatentState:

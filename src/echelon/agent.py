@@ -1,0 +1,109 @@
+"""Driving an environment: encode, plan, act, and keep the plan until its clock runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from echelon.config import PlannerConfig
+from echelon.models.hierarchy import Hierarchy
+from echelon.planning.ledger import macs_of
+from echelon.planning.planner import Planner, build
+from echelon.types import Cost, EchelonError, Plan, Spent, State
+
+
+@dataclass
+class Agent:
+    """Plans for a batch of environments at once, from images to actions.
+
+    ``agent.reset(goal)`` then ``agent.act(observation)`` each step; with or without a leading batch
+    dimension. Several environments share one clock.
+    """
+
+    model: Hierarchy
+    planner: Planner
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.model.eval()
+        self._encoding: int | None = None
+
+    @staticmethod
+    def of(
+        model: Hierarchy,
+        configs: Sequence[PlannerConfig],
+        seed: int = 0,
+        costs: Sequence[Cost] = (),
+    ) -> Agent:
+        """An agent that plans at as many levels as there are `configs`, level 0 first."""
+        if len(configs) > len(model.levels):
+            raise EchelonError(
+                f"planner: {len(configs)} levels to plan at, but the model has {len(model.levels)}"
+            )
+        return Agent(model, build(model.levels, configs, costs), seed)
+
+    @torch.no_grad()
+    def reset(self, goal: NDArray[np.uint8]) -> None:
+        """Begin an episode towards a goal image ``[H, W, 3]``, or one a batch ``[B, H, W, 3]``."""
+        self._batched = goal.ndim == 4
+        frames = self._frames(goal)
+        self.generator = torch.Generator(self.device).manual_seed(self.seed)
+        self.goals = self._see(torch.stack([frames, frames], 1))
+        self.plan: Plan | None = None
+        self.now = 0
+        self._before: Tensor | None = None
+
+    @torch.no_grad()
+    def act(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The action ``[A]`` or actions ``[B, A]`` for the next step; `spent` says what it took."""
+        frames = self._frames(observation)
+        before = frames if self._before is None else self._before
+        self._before = frames
+        self.spent = Spent()
+        if self.plan is None or self._due(self.plan):
+            clip = torch.stack([before, frames], 1)
+            states = self._see(clip)
+            self.plan = self.planner.plan(states, self.goals, self.now, self.generator, self.plan)
+            if self._encoding is None:
+                self._encoding = macs_of(self._see, clip[:1])
+            self.spent = self.plan.spent + Spent(0, self._encoding)
+        lowest = self.plan.lowest
+        action = lowest.actions[:, self.now - lowest.time].cpu().numpy()
+        self.now += 1
+        return action if self._batched else action[0]
+
+    def keep(self, index: NDArray[np.int64]) -> None:
+        """Go on with the environments `index` of the batch alone."""
+        chosen = torch.as_tensor(index, device=self.device)
+        self.goals = tuple({k: v[chosen] for k, v in goal.items()} for goal in self.goals)
+        self.plan = self.plan.select(chosen) if self.plan is not None else None
+        self._before = self._before[chosen] if self._before is not None else None
+
+    def _due(self, plan: Plan) -> bool:
+        planner: Planner | None = self.planner
+        part: Plan | None = plan
+        while planner is not None and part is not None:
+            if self.now - part.time >= planner.replan:
+                return True
+            planner, part = planner.below, part.below
+        return False
+
+    def _see(self, clip: Tensor) -> tuple[State, ...]:
+        states = self.model.lift(self.model.encode(clip))
+        return tuple(states[: self.planner.depth])
+
+    def _frames(self, images: NDArray[np.uint8]) -> Tensor:
+        size = self.model.config.image_size
+        batch = images if images.ndim == 4 else images[None]
+        if batch.shape[1:] != (size, size, 3) or batch.dtype != np.uint8:
+            raise EchelonError(
+                f"image: got {batch.dtype} {tuple(images.shape)}, the model was trained on uint8 "
+                f"({size}, {size}, 3); resize it"
+            )
+        return torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)

@@ -1,0 +1,96 @@
+"""Models on disk: one safetensors file with weights, statistics, configuration and version.
+
+Action statistics, image normalisation and the bank of known states are buffers of the model, so
+they travel with the weights. Loading is strict: what is missing or unknown is named. Nothing is
+pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from echelon.config import ModelConfig, from_dict, to_dict
+from echelon.files import write_atomically
+from echelon.models.hierarchy import Hierarchy
+from echelon.types import EchelonError
+
+FORMAT_VERSION = 1
+
+
+def save_model(path: Path, model: Hierarchy, about: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; `about` is any JSON that should stay with it."""
+    header = {
+        "format": FORMAT_VERSION,
+        "model": to_dict(model.config),
+        "action_dim": model.action_dim,
+        "about": about,
+    }
+    write_tensors(path, model.state_dict(), "model", header)
+
+
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> Hierarchy:
+    """The model of a checkpoint, in evaluation mode."""
+    header, tensors = read_tensors(Path(path), "model")
+    model = Hierarchy(from_dict(ModelConfig, header["model"], "model."), header["action_dim"])
+    fill(model, tensors, Path(path))
+    return model.to(device).eval()
+
+
+def describe(path: Path | str) -> dict[str, Any]:
+    """The header of a checkpoint: configuration, format and what it was trained on."""
+    return read_tensors(Path(path), "model")[0]
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load strictly, in one line of error instead of a listing."""
+    own = module.state_dict()
+    for problem, names in (
+        ("lacks", sorted(set(own) - set(tensors))),
+        ("has unknown", sorted(set(tensors) - set(own))),
+        (
+            "has other shapes of",
+            [k for k in own if k in tensors and own[k].shape != tensors[k].shape],
+        ),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise EchelonError(
+                f"{path}: {problem} {', '.join(names[:3])}{more}; it was not written for this model"
+            )
+    module.load_state_dict(tensors)
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], kind: str, header: dict[str, Any]
+) -> None:
+    """One safetensors file with a JSON header."""
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(path, save(whole, {f"echelon_{kind}": json.dumps(header)}))
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a file of `write_tensors`; every fault is one EchelonError."""
+    if not path.exists():
+        raise EchelonError(f"{path}: no such checkpoint; train one with 'echelon train'")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(f"echelon_{kind}")
+            if header is None:
+                raise EchelonError(f"{path}: is not an Echelon {kind} checkpoint")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise EchelonError(f"{path}: is truncated or not a safetensors file") from error
+    about = json.loads(header)
+    if about["format"] > FORMAT_VERSION:
+        raise EchelonError(
+            f"{path}: checkpoint format {about['format']} is newer than this Echelon reads "
+            f"({FORMAT_VERSION}); update echelon"
+        )
+    return about, tensors

@@ -1,0 +1,1 @@
+"""Search: costs, optimizers, and the recursion that plans top-down."""

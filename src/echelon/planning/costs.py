@@ -1,0 +1,42 @@
+"""How far from the goal a predicted trajectory stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from echelon.types import Cost, State
+
+
+def latent_distance(state: State, goal: State) -> Tensor:
+    """Root mean squared difference over the latent, ``z [..., D], z [..., D] -> [...]``."""
+    return (state["z"] - goal["z"]).square().mean(-1).sqrt()
+
+
+@dataclass(frozen=True)
+class LatentCost:
+    """Latent distance along a plan: its minimum and its mean.
+
+    The minimum lets a plan pass the goal at any time; the mean rewards getting there early and
+    staying. With `minimum` = 1 a plan that arrives at once and one that arrives last cost the same.
+    """
+
+    minimum: float = 0.7
+
+    def __call__(self, states: State, goal: State) -> Tensor:
+        """``z [B, K, H, D], goal z [B, D] -> [B, K]``"""
+        distance = latent_distance(states, {"z": goal["z"][:, None, None]})
+        return self.minimum * distance.amin(-1) + (1 - self.minimum) * distance.mean(-1)
+
+
+@dataclass(frozen=True)
+class LiftedCost:
+    """A cost of the level above, for a search at this one: flat planning with the upper latent."""
+
+    lift: Callable[[State], State]
+    cost: Cost = field(default_factory=LatentCost)
+
+    def __call__(self, states: State, goal: State) -> Tensor:
+        return self.cost(self.lift(states), self.lift(goal))

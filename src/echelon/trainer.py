@@ -1,0 +1,416 @@
+"""One training loop for all levels, in stages, resumable to the bit.
+
+A stage trains some levels and leaves the others as they are. Whatever a step depends on is either in
+the training file (weights, EMA targets, optimizer) or a function of (seed, stage, step): resuming
+after a kill gives the weights that an undisturbed run gives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from echelon import checkpoint, losses
+from echelon.config import ModelConfig, StageConfig, TrainConfig, to_dict
+from echelon.data.episodes import Episodes
+from echelon.data.windows import WindowSampler
+from echelon.files import open_run, write_atomically
+from echelon.models.hierarchy import Hierarchy, ImageLift, LatentLift
+from echelon.objective import Objective
+from echelon.progress import Progress
+from echelon.types import EchelonError
+
+ENCODE_BATCH = 2048
+"""frames encoded at once"""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What the steps of one stage see."""
+
+    inputs: Tensor
+    """[N, H, W, 3] frames or [N, D] latents of all episodes, end to end"""
+    actions: Tensor
+    """[N, A]"""
+    sampler: WindowSampler
+    size: int
+    """windows a process"""
+    seed: int
+    rank: int
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        rows = torch.from_numpy(self.sampler.rows(self.size, self.seed, step, self.rank))
+        rows = rows.to(self.inputs.device)
+        return self.inputs[rows], self.actions[rows[:, 1:-1]]
+
+
+class Trainer:
+    """Trains a hierarchy on episodes, into a run folder.
+
+    The folder holds config.json, log.jsonl, tensorboard/, training.safetensors (to resume from) and,
+    at the end, checkpoint.safetensors. Running again resumes, or returns what is finished.
+    """
+
+    def __init__(
+        self, episodes: Episodes, model: ModelConfig, train: TrainConfig, out: Path
+    ) -> None:
+        if episodes.image_size != model.image_size:
+            raise EchelonError(
+                f"{episodes.path}: frames are {episodes.image_size} pixels wide, the model expects "
+                f"{model.image_size}; set --model.image-size {episodes.image_size}"
+            )
+        self.episodes, self.config, self.out = episodes, train, out
+        config = {"model": to_dict(model), "train": to_dict(train), "data": _identity(episodes)}
+        open_run(out, config)
+        if train.num_threads:
+            torch.set_num_threads(train.num_threads)
+        self.fabric = _fabric(train)
+        torch.manual_seed(train.seed)
+        self.model = Hierarchy(model, episodes.action_dim)
+        self.objective = Objective(self.model, train.ema)
+        self.train_ids, self.held_out_ids = episodes.split(train.held_out, train.seed)
+        self._check_windows()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoint.safetensors"
+
+    def run(self, progress: Progress) -> Hierarchy:
+        """Train to the end, from wherever the folder stands."""
+        if self.checkpoint.exists():
+            return checkpoint.load_model(self.checkpoint, self.fabric.device)
+        self._fit_inputs()
+        first, step = self._resume()
+        self.objective.to(self.fabric.device)
+        for index in range(first, len(self.config.stages)):
+            self._stage(index, step if index == first else 0, progress)
+        self._fit_search()
+        if self.fabric.is_global_zero:
+            about = {"data": _identity(self.episodes), "train": to_dict(self.config)}
+            checkpoint.save_model(self.checkpoint, self.model, about)
+            self._training_file.unlink(missing_ok=True)
+        return self.model.eval()
+
+    # ------------------------------------------------------------------ one stage
+
+    def _stage(self, index: int, start: int, progress: Progress) -> None:
+        stage = self.config.stages[index]
+        parameters = _trained_parameters(self.model, stage)
+        self.objective.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimizer = AdamW(parameters, lr=stage.learning_rate, weight_decay=self.config.weight_decay)
+        if start:
+            _restore_optimizer(optimizer, self._resumed)
+        module, optimizer = self.fabric.setup(self.objective, optimizer)
+        batches, held_out = self._batches(stage, index)
+        name = "encoder" if stage.train_encoder else "levels " + ", ".join(map(str, stage.levels))
+        saved = time.monotonic()
+        self.objective.train()
+        with progress.task(f"train {name}", stage.steps, start) as advance:
+            for step, (inputs, actions) in _prefetched(batches, start, stage.steps):
+                torch.manual_seed(hash((self.config.seed, index, step)) % 2**63)
+                for group in optimizer.param_groups:
+                    group["lr"] = stage.learning_rate * _schedule(step / stage.steps)
+                terms: dict[str, Tensor] = module(inputs, actions, stage.levels)
+                loss = torch.stack(list(terms.values())).sum()
+                if not torch.isfinite(loss):
+                    raise EchelonError(
+                        f"{self.out}: the loss became {loss.item()} at step {step} of stage {index}; "
+                        "the last good state is kept. Lower the learning rate and run again"
+                    )
+                optimizer.zero_grad()
+                self.fabric.backward(loss)
+                self.fabric.clip_gradients(module, optimizer, max_norm=self.config.gradient_clip)
+                optimizer.step()
+                self.objective.update_targets()
+                done = step + 1
+                if done % self.config.log_every == 0 or done == stage.steps:
+                    self._log(index, done, stage, terms, held_out, progress)
+                if done < stage.steps and time.monotonic() - saved > self.config.checkpoint_seconds:
+                    self._save(index, done, optimizer)
+                    saved = time.monotonic()
+                advance(loss.item())
+        self._save(index + 1, 0, None)
+
+    def _batches(self, stage: StageConfig, index: int) -> tuple[Batches, Batches]:
+        device = self.fabric.device
+        if stage.train_encoder:
+            inputs = torch.from_numpy(self.episodes.pixels)
+        else:
+            inputs = self._encode_all()
+        actions = torch.from_numpy(np.nan_to_num(self.episodes.actions))
+        if device.type != "cpu":
+            inputs, actions = inputs.to(device), actions.to(device)
+        length = _window_length(self.model.config, stage)
+        size = stage.batch_size // self.fabric.world_size
+        made: list[Batches] = []
+        for ids in (self.train_ids, self.held_out_ids):
+            sampler = WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
+            seed = hash((self.config.seed, index)) % 2**32
+            made.append(Batches(inputs, actions, sampler, size, seed, self.fabric.global_rank))
+        return made[0], made[1]
+
+    @torch.no_grad()
+    def _encode_all(self) -> Tensor:
+        """``[N, D]`` latents of every frame by the encoder as it stands."""
+        lift = self.model.levels[0].lift
+        assert isinstance(lift, ImageLift)
+        chunks = torch.from_numpy(self.episodes.pixels).split(ENCODE_BATCH)
+        return torch.cat([lift.encoder(chunk.to(self.fabric.device)) for chunk in chunks])
+
+    # ------------------------------------------------------------------ statistics
+
+    @torch.no_grad()
+    def _fit_inputs(self) -> None:
+        """Normalise images and actions by the training episodes."""
+        level = self.model.levels[0]
+        assert isinstance(level.lift, ImageLift)
+        rows = _rows_of(self.episodes, self.train_ids)
+        some = self.episodes.pixels[rows[:: max(1, len(rows) // 2000)]].astype(np.float32)
+        mean = some.mean(0)
+        actions = self.episodes.actions[rows]
+        actions = actions[np.isfinite(actions).all(1)]
+        for lift in (level.lift, self.objective.targets[0]):
+            assert isinstance(lift, ImageLift)
+            lift.encoder.mean.copy_(torch.from_numpy(mean))
+            lift.encoder.scale.fill_(1 / max(float((some - mean).std()), 1e-3))
+        level.action_mean.copy_(torch.from_numpy(actions.mean(0)))
+        level.action_std.copy_(torch.from_numpy(actions.std(0)).clamp_min(1e-6))
+        level.action_low.copy_(torch.from_numpy(actions.min(0)))
+        level.action_high.copy_(torch.from_numpy(actions.max(0)))
+
+    @torch.no_grad()
+    def _fit_search(self) -> None:
+        """What search needs of each upper level: its action prior, and the bank of known states."""
+        self.model.eval()
+        device = self.fabric.device
+        latents = self._encode_all()
+        actions = torch.from_numpy(np.nan_to_num(self.episodes.actions)).to(device)
+        rng = np.random.default_rng(self.config.seed)
+        rows = _rows_of(self.episodes, self.train_ids)
+        size = self.model.config.bank_size
+        known = latents[
+            torch.from_numpy(rng.choice(rows, size, replace=size > len(rows))).to(device)
+        ]
+        for index, level in enumerate(self.model.levels[1:], start=1):
+            duration = self.model.config.durations[index]
+            sampler = WindowSampler.of(
+                self.episodes.lengths, self.episodes.offsets, self.train_ids, duration
+            )
+            rows = sampler.rows(8192, self.config.seed, 0)[:, :-1]
+            macro = actions[torch.from_numpy(rows).to(device)]
+            for lower in self.model.levels[1 : index + 1]:
+                macro = lower.encode_action(macro.unflatten(1, (-1, lower.stride)))
+            macro = macro[:, 0]
+            level.action_mean.copy_(macro.mean(0))
+            level.action_std.copy_(macro.std(0).clamp_min(1e-6))
+            level.action_low.copy_(macro.quantile(0.02, 0))
+            level.action_high.copy_(macro.quantile(0.98, 0))
+            assert isinstance(level.lift, LatentLift)
+            level.bank_below.copy_(known)
+            known = level.lift.network(known)
+            level.bank.copy_(known)
+
+    # ------------------------------------------------------------------ log and resume
+
+    @torch.no_grad()
+    def _log(
+        self,
+        index: int,
+        step: int,
+        stage: StageConfig,
+        terms: dict[str, Tensor],
+        held_out: Batches,
+        progress: Progress,
+    ) -> None:
+        """A line of figures on training and held-out windows; a warning where latents collapse."""
+        self.objective.eval()
+        inputs, actions = held_out(step)
+        seen = self.objective(inputs, actions, stage.levels)
+        figures = {name: value.item() for name, value in terms.items()}
+        figures |= {f"held_out/{name}": value.item() for name, value in seen.items()}
+        windows = list(self.objective.windows(inputs, actions, max(stage.levels)))
+        for level in stage.levels:
+            z = windows[level][0].states["z"].flatten(0, -2)
+            figures[f"level{level}/deviation"] = z.std(0).mean().item()
+            figures[f"level{level}/rank"] = losses.effective_rank(z).item()
+        self.objective.train()
+        if not self.fabric.is_global_zero:
+            return
+        line = {"stage": index, "step": step, "time": round(time.time(), 1), **figures}
+        with self._log_file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        total = sum(s.steps for s in self.config.stages[:index]) + step
+        for name, value in figures.items():
+            self._tensorboard.add_scalar(name, value, total)
+        for level in stage.levels:
+            collapsed = (
+                figures[f"level{level}/deviation"] < 0.02 or figures[f"level{level}/rank"] < 1.1
+            )
+            if collapsed and step >= 0.05 * stage.steps:
+                progress.warn(
+                    f"level {level} has collapsed (deviation "
+                    f"{figures[f'level{level}/deviation']:.3f}, effective rank "
+                    f"{figures[f'level{level}/rank']:.1f}): raise loss.variance or "
+                    "loss.inverse-dynamics, or lower loss.smoothness"
+                )
+
+    @property
+    def _tensorboard(self) -> Any:
+        if not hasattr(self, "_writer"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.out / "tensorboard"))
+        return self._writer
+
+    @property
+    def _log_file(self) -> Path:
+        return self.out / "log.jsonl"
+
+    @property
+    def _training_file(self) -> Path:
+        return self.out / "training.safetensors"
+
+    def _save(self, stage: int, step: int, optimizer: Any) -> None:
+        """What resuming needs; a new stage begins with a new optimizer."""
+        if not self.fabric.is_global_zero:
+            return
+        tensors = {f"objective.{k}": v for k, v in self.objective.state_dict().items()}
+        if optimizer is not None:
+            for number, state in optimizer.state_dict()["state"].items():
+                for name, value in state.items():
+                    tensors[f"optimizer.{number}.{name}"] = torch.as_tensor(value)
+        header = {"format": checkpoint.FORMAT_VERSION, "stage": stage, "step": step}
+        checkpoint.write_tensors(self._training_file, tensors, "training", header)
+
+    def _resume(self) -> tuple[int, int]:
+        """Stage and step to go on from; (0, 0) in a new folder. Later lines of the log are dropped."""
+        self._resumed: dict[str, Tensor] = {}
+        if not self._training_file.exists():
+            self._log_file.unlink(missing_ok=True)
+            return 0, 0
+        header, self._resumed = checkpoint.read_tensors(self._training_file, "training")
+        prefix = "objective."
+        objective = {
+            name.removeprefix(prefix): value
+            for name, value in self._resumed.items()
+            if name.startswith(prefix)
+        }
+        checkpoint.fill(self.objective, objective, self._training_file)
+        stage, step = header["stage"], header["step"]
+        if self._log_file.exists():
+            kept = [
+                line
+                for line in self._log_file.read_text().splitlines(keepends=True)
+                if line.endswith("}\n") and _place(line) <= (stage, step)
+            ]
+            write_atomically(self._log_file, "".join(kept).encode())
+        return stage, step
+
+    def _check_windows(self) -> None:
+        """Fail before training, not an hour in, where a stage's windows do not fit the episodes."""
+        for stage in self.config.stages:
+            if max(stage.levels) >= len(self.model.levels):
+                raise EchelonError(
+                    f"stages: level {max(stage.levels)} is to be trained, but the model has "
+                    f"{len(self.model.levels)} levels (0 to {len(self.model.levels) - 1})"
+                )
+            length = _window_length(self.model.config, stage)
+            for ids in (self.train_ids, self.held_out_ids):
+                WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
+
+
+def _window_length(model: ModelConfig, stage: StageConfig) -> int:
+    """Steps of a training window: the longest rollout of the stage, and one for the first change."""
+    return 1 + max(model.levels[i].rollout * model.durations[i] for i in stage.levels)
+
+
+def _trained_parameters(model: Hierarchy, stage: StageConfig) -> list[nn.Parameter]:
+    """What a stage updates. A frozen encoder leaves level 0 its predictor alone."""
+    found: list[nn.Parameter] = []
+    for index in stage.levels:
+        level = model.levels[index]
+        lifted = index > 0 or stage.train_encoder
+        found += [*level.predictor.parameters(), *level.encode_action.parameters()]
+        if lifted:
+            found += level.lift.parameters()
+        if lifted and level.config.loss.inverse_dynamics:
+            found += level.inverse.parameters()
+    return found
+
+
+def _schedule(share: float) -> float:
+    """Warm-up over the first 5 %, then a cosine to a twentieth."""
+    return min(1.0, share / 0.05 + 1e-3) * (0.05 + 0.475 * (1 + math.cos(math.pi * share)))
+
+
+def _prefetched(
+    batches: Batches, start: int, stop: int
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """Batches in order, each gathered in the background while the one before is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(batches, start) if start < stop else None
+        for step in range(start, stop):
+            assert coming is not None
+            ready = coming.result()
+            coming = pool.submit(batches, step + 1) if step + 1 < stop else None
+            yield step, ready
+
+
+def _restore_optimizer(optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, number, name = key.split(".")
+            state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    """One process, or those that torchrun started."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("WORLD_SIZE", "1")) // local
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=local,
+        num_nodes=nodes,
+        precision=config.precision,
+        strategy="ddp" if local * nodes > 1 else "auto",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _identity(episodes: Episodes) -> dict[str, Any]:
+    return {
+        "name": episodes.path.stem,
+        "transitions": episodes.transitions,
+        "sha256": episodes.sha256,
+    }
+
+
+def _rows_of(episodes: Episodes, ids: np.ndarray) -> np.ndarray:
+    """Rows of all frames of some episodes."""
+    spans = zip(episodes.offsets[ids], episodes.lengths[ids], strict=True)
+    return np.concatenate([np.arange(first, first + length) for first, length in spans])
+
+
+def _place(line: str) -> tuple[int, int]:
+    entry = json.loads(line)
+    return entry["stage"], entry["step"]
