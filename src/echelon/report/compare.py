@@ -121,12 +121,14 @@ def number(value: float) -> str:
     return f"{value:.6f}".rstrip("0") if "e" in text else text.rstrip(".")
 
 
-def times(numerator: Pooled, denominator: Pooled) -> str:
-    """How many times the compute, in words that fit before "the compute"."""
+def compute(numerator: Pooled, denominator: Pooled) -> str:
+    """What the one spends, measured by the other, in words that fit after "with"."""
     if denominator.tflops_per_episode <= 0:
-        return f"{number(numerator.tflops_per_episode)} TFLOPs of"
+        return f"{number(numerator.tflops_per_episode)} TFLOPs an episode"
     ratio = numerator.tflops_per_episode / denominator.tflops_per_episode
-    return f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.2g} times"
+    if 1 / EQUAL_COMPUTE <= ratio <= EQUAL_COMPUTE:
+        return "the same compute"
+    return f"{ratio:.0f} times the compute" if ratio >= 9.95 else f"{ratio:.2g} times the compute"
 
 
 def place(split: str) -> str:
@@ -156,7 +158,7 @@ def headline(comparisons: Sequence[Comparison]) -> str:
         )
     budget = "the same compute"
     if far.equal_is_dearer:
-        budget = f"its cheapest setting, {times(equal, ours)} the compute,"
+        budget = f"its cheapest setting, {compute(equal, ours)},"
     outcome = verdict(ours, equal)
     if outcome == "better":
         first = (
@@ -178,14 +180,15 @@ def headline(comparisons: Sequence[Comparison]) -> str:
 
 def _at_best(ours: Pooled, equal: Pooled, best: Pooled, outcome: Verdict) -> str:
     if best is equal:
-        join = "and" if outcome == "better" else "but" if outcome == "worse" else "and"
-        return f"{join} no other flat setting that was tried reaches more"
-    cost = f"{times(best, ours)} the compute"
+        return "and no flat setting that was tried reaches more"
+    cost = compute(best, ours)
     match verdict(ours, best):
         case "better":
             return f"and flat planning's best, {percent(best)} with {cost}, is still below it"
         case "same":
-            return f"and flat planning's best is {percent(best)}, as good within chance, with {cost}"
+            return (
+                f"and flat planning's best is {percent(best)}, as good within chance, with {cost}"
+            )
         case "worse":
             return f"while flat planning's best, with {cost}, reaches more: {percent(best)}"
 
@@ -203,7 +206,7 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
             how = "does as well within chance" if outcome == "same" else "does better"
             out.append(
                 f"The control “{control.method.removeprefix(CONTROL)}” {how}: {percent(control)} "
-                f"of the goals {place(far.split)}, with {times(control, ours)} the compute."
+                f"of the goals {place(far.split)}, with {compute(control, ours)}."
             )
     others = [c for c in comparisons if c is not far]
     words = (

@@ -23,7 +23,12 @@ def summary(records: Sequence[Record]) -> str:
     comparisons = compare(records)
     header = ["goals", "hierarchical", "flat, equal compute", "flat, best"]
     header += [_control(name) for name in _controls(comparisons)]
-    rows = [header, *_rows(comparisons, lambda p: f"{percent(p)} [{interval(p)}] {number(p.tflops_per_episode)}")]
+    rows = [
+        header,
+        *_rows(
+            comparisons, lambda p: f"{percent(p)} [{interval(p)}] {number(p.tflops_per_episode)}"
+        ),
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -41,7 +46,11 @@ def markdown_table(records: Sequence[Record]) -> str:
     comparisons = compare(records)
     names = _controls(comparisons)
     header = ["Goals", "Hierarchical", "Flat, equal compute", "Flat, best", *map(_control, names)]
-    rows = _rows(comparisons, lambda p: f"{percent(p)} [{interval(p)}] · {number(p.tflops_per_episode)}", " \\*")
+    rows = _rows(
+        comparisons,
+        lambda p: f"{percent(p)} [{interval(p)}] · {number(p.tflops_per_episode)}",
+        " \\*",
+    )
     lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     shown = [pooled for c in comparisons for _, pooled in c.shown]
@@ -97,7 +106,12 @@ def _rows(
     rows: list[list[str]] = []
     for c in comparisons:
         controls = {p.method: p for p in c.controls}
-        chosen = [c.hierarchical, c.equal, c.best, *(controls.get(n) for n in _controls(comparisons))]
+        chosen = [
+            c.hierarchical,
+            c.equal,
+            c.best,
+            *(controls.get(n) for n in _controls(comparisons)),
+        ]
         texts = ["–" if p is None else cell(p) for p in chosen]
         if c.equal_is_dearer:
             texts[1] += mark
