@@ -104,11 +104,11 @@ def verdict(ours: Pooled, theirs: Pooled) -> Verdict:
 
 
 def percent(pooled: Pooled) -> str:
-    return f"{100 * pooled.rate:.0f} %"
+    return f"{100 * pooled.rate:.0f}%"
 
 
 def interval(pooled: Pooled) -> str:
-    """The 95 % interval, in percent."""
+    """The 95% interval, in percent."""
     low, high = clopper_pearson(pooled.successes, pooled.episodes)
     return f"{100 * low:.0f}–{100 * high:.0f}"
 
@@ -153,7 +153,7 @@ def headline(comparisons: Sequence[Comparison]) -> str:
     assert ours is not None
     if equal is None or best is None:
         return (
-            f"Planning top-down reaches {percent(ours)} of the goals {where}; "
+            f"Hierarchical planning reaches {percent(ours)} of the goals {where}; "
             "no flat planner was tried, so there is nothing to compare it with."
         )
     budget = "the same compute"
@@ -162,17 +162,17 @@ def headline(comparisons: Sequence[Comparison]) -> str:
     outcome = verdict(ours, equal)
     if outcome == "better":
         first = (
-            f"Planning top-down reaches {percent(ours)} of the goals {where}; "
+            f"Hierarchical planning reaches {percent(ours)} of the goals {where}; "
             f"flat planning with {budget} reaches {percent(equal)}"
         )
     elif outcome == "worse":
         first = (
             f"Flat planning is better here: with {budget} it reaches {percent(equal)} of the "
-            f"goals {where}, planning top-down {percent(ours)}"
+            f"goals {where}, hierarchical planning {percent(ours)}"
         )
     else:
         first = (
-            f"On goals {where}, planning top-down ({percent(ours)}) and flat planning with "
+            f"On goals {where}, hierarchical planning ({percent(ours)}) and flat planning with "
             f"{budget} ({percent(equal)}) cannot be told apart"
         )
     return f"{first}, {_at_best(ours, equal, best, outcome)}."
@@ -210,7 +210,7 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
             )
     others = [c for c in comparisons if c is not far]
     words = (
-        ("better", "At equal compute planning top-down is also ahead on goals"),
+        ("better", "At equal compute hierarchical planning is also ahead on goals"),
         ("same", "At equal compute flat planning is as good within chance on goals"),
         ("worse", "At equal compute flat planning is ahead on goals"),
     )
@@ -222,6 +222,14 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
         ]
         if which:
             out.append(f"{text} {'; '.join(which)}.")
+    ahead = [
+        f"{place(c.split)} ({percent(c.best)} with {compute(c.best, c.hierarchical)})"
+        for c in others
+        if c.hierarchical and c.best and c.best is not c.equal
+        if verdict(c.hierarchical, c.best) == "worse"
+    ]
+    if ahead:
+        out.append(f"Flat planning at its best reaches more on goals {'; '.join(ahead)}.")
     if any(c.equal_is_dearer for c in comparisons):
         where = ", ".join(place(c.split) for c in comparisons if c.equal_is_dearer)
         out.append(

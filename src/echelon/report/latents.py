@@ -128,7 +128,7 @@ def say_crossings(data: OpenLoop) -> str:
 
 def spread(latent: Latent) -> Figure:
     """Standard deviation of each latent dimension, largest first."""
-    made, axes = figure(300, 210)
+    made, axes = figure(300, 252)
     values = sorted(latent.std, reverse=True)
     axes.bar(range(1, len(values) + 1), values, color=level_colour(latent.level), width=0.7)
     axes.grid(False, axis="x")
@@ -141,7 +141,7 @@ def spread(latent: Latent) -> Figure:
 
 def distance_by_gap(level: int, data: DistanceByGap) -> Figure:
     """Latent distance between two moments, against the time between them."""
-    made, axes = figure(300, 210)
+    made, axes = figure(300, 252)
     colour = level_colour(level)
     axes.plot(data.steps, data.mean, color=colour, linewidth=2)
     if data.low:
@@ -154,34 +154,38 @@ def distance_by_gap(level: int, data: DistanceByGap) -> Figure:
 
 def distance_map(data: DistanceMap, layout: Grid | None) -> Figure:
     """Latent distance to the goal, over the places of a maze."""
-    made, axes = figure(300, 262)
+    made, axes = figure(300, 252)
     maze = layout or _around(data)
-    draw_maze(axes, maze)
-    rows, columns = [r for r, _ in data.places], [c for _, c in data.places]
-    free = sum(cell == 0 for row in maze for cell in row)
-    # One place a cell is drawn as the cell; a cloud of places as dots.
-    side = 225 / max(len(maze), len(maze[0])) * 0.94
-    one_a_cell = len(data.places) <= 1.2 * free
-    dots = axes.scatter(
-        columns,
-        rows,
-        c=data.distance,
-        cmap="cividis_r",
-        marker="s" if one_a_cell else "o",
-        s=side**2 if one_a_cell else max(9.0, side**2 * free / len(data.places) / 2),
-        linewidths=0,
-        rasterized=len(data.places) > 800,
-        zorder=2,
-    )
+    draw_maze(axes, maze, LIGHT["line"])
+    cells = {(int(r), int(c)): d for (r, c), d in zip(data.places, data.distance, strict=True)}
+    if len(cells) == len(data.places):
+        # One place a cell is drawn as the cell; a cloud of places as dots.
+        grid = np.full((len(maze), len(maze[0])), np.nan)
+        for (r, c), distance in cells.items():
+            grid[r, c] = distance
+        shown = axes.pcolormesh(
+            np.ma.masked_invalid(grid), cmap="viridis_r", edgecolors="face", linewidth=0.3, zorder=2
+        )
+    else:
+        shown = axes.scatter(
+            [c for _, c in data.places],
+            [r for r, _ in data.places],
+            c=data.distance,
+            cmap="viridis_r",
+            s=9,
+            linewidths=0,
+            rasterized=len(data.places) > 800,
+            zorder=2,
+        )
     row, column = data.goal
     axes.plot([column], [row], "*", markersize=15, color="#ffffff", markeredgecolor="#1b2131")
-    bar = made.colorbar(dots, ax=axes, shrink=0.85, aspect=22, pad=0.03)
+    bar = made.colorbar(shown, ax=axes, shrink=0.85, aspect=22, pad=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=10, color=LIGHT["line"], labelcolor=LIGHT["soft"])
     return made
 
 
-def draw_maze(axes: Axes, layout: Grid) -> None:
+def draw_maze(axes: Axes, layout: Grid, colour: str) -> None:
     """Walls as squares, one cell a unit, row 0 on top."""
     rows, columns = len(layout), len(layout[0])
     axes.set_xlim(0, columns)
@@ -195,7 +199,7 @@ def draw_maze(axes: Axes, layout: Grid) -> None:
             length = next((i for i, v in enumerate(row[begin:]) if not v), columns - begin)
             if length:
                 axes.fill_between(
-                    [begin, begin + length], r, r + 1, color=LIGHT["wall"], linewidth=0.3, zorder=1
+                    [begin, begin + length], r, r + 1, color=colour, linewidth=0.3, zorder=1
                 )
             begin += length + 1
 

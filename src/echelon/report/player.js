@@ -101,8 +101,9 @@
     g.fillRect(0, 0, canvas.width, canvas.height);
     g.fillStyle = colour("wall");
     trace.layout.forEach((row, r) => row.forEach((wall, c) => {
-      // Half a pixel of overlap hides the seams between cells.
-      if (wall) g.fillRect(c * cell - 0.5, r * cell - 0.5, cell + 1, cell + 1);
+      // Whole pixels, so that no seams show between cells.
+      const [x, y] = [Math.round(c * cell), Math.round(r * cell)];
+      if (wall) g.fillRect(x, y, Math.round((c + 1) * cell) - x, Math.round((r + 1) * cell) - y);
     }));
 
     const own = colour(look(run)), ink = colour("ink"), goal = colour("goal");

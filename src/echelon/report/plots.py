@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from echelon.records import FLAT, Pooled
-from echelon.report.compare import Comparison, number
+from echelon.report.compare import Comparison
 from echelon.report.intervals import clopper_pearson
 from echelon.report.style import LIGHT, Axes, Figure, Series, figure, name_axes, series
 
@@ -65,7 +65,9 @@ def by_distance(comparisons: Sequence[Comparison], width: float) -> Figure:
 
 
 def _tick(split: str) -> str:
-    return split.replace("held-out-layouts", "held-out\nmazes").replace("-", "–", 1)
+    if split[:1].isdigit():
+        return split.replace("-", "–", 1)
+    return split.replace("held-out-layouts", "held-out\nmazes")
 
 
 def _dot(axes: Axes, x: float, pooled: Pooled, look: Series, size: float) -> None:
@@ -86,7 +88,7 @@ def _dot(axes: Axes, x: float, pooled: Pooled, look: Series, size: float) -> Non
 
 def _percent_axis(axes: Axes, size: float = 11.0) -> None:
     axes.set_ylim(-3, 103)
-    axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"], fontsize=size)
+    axes.set_yticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"], fontsize=size)
 
 
 def compute_range(comparisons: Sequence[Comparison]) -> tuple[float, float]:
@@ -138,7 +140,7 @@ def draw_against_compute(
     axes.set_xlim(low, high)
     _percent_axis(axes, 11 * scale)
     axes.xaxis.set_major_formatter(FuncFormatter(tick))
-    decades = high / low > 30
+    decades = high / low > 500
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades else (1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", labelsize=11 * scale)
@@ -147,7 +149,7 @@ def draw_against_compute(
 
 def tick(value: float, _: object = None) -> str:
     """A tick's label, without powers of ten."""
-    return number(value)
+    return f"{value:,.6f}".rstrip("0").rstrip(".")
 
 
 def _first(pair: tuple[float, Pooled]) -> float:

@@ -54,7 +54,7 @@ class Series:
     dashed: bool = False
 
 
-_CONTROL_MARKERS = "sDv^P<>"
+_CONTROL_MARKERS = "v^P<>"
 
 
 def series(name: str, controls: list[str]) -> Series:
@@ -65,7 +65,7 @@ def series(name: str, controls: list[str]) -> Series:
         return Series("flat", "D", filled=False)
     if name.startswith(FLAT):
         return Series("flat", "s")
-    marker = _CONTROL_MARKERS[2:][controls.index(name) % 5] if name in controls else "v"
+    marker = _CONTROL_MARKERS[controls.index(name) % 5] if name in controls else "v"
     colour = "same-cost" if name == f"{CONTROL}flat-same-cost" else "control"
     return Series(colour, marker, dashed=True)
 

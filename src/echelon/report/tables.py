@@ -35,7 +35,7 @@ def summary(records: Sequence[Record]) -> str:
         for row in rows
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    lines += ["", "success [95 % interval] TFLOPs per episode"]
+    lines += ["", "success [95% interval] TFLOPs per episode"]
     if any(c.equal_is_dearer for c in comparisons):
         lines.append("* no flat setting was as cheap as the hierarchy; this is the cheapest")
     return "\n".join([headline(comparisons), "", *lines, *notes(comparisons)])
@@ -58,7 +58,7 @@ def markdown_table(records: Sequence[Record]) -> str:
     seeds = _range([len(p.seeds) for p in shown])
     lines += [
         "",
-        f"Success [95 % exact interval] · TFLOPs per episode; {episodes} paired trials a cell over "
+        f"Success [95% exact interval] · TFLOPs per episode; {episodes} paired trials a cell over "
         f"{seeds} model seed{'' if seeds == '1' else 's'}. Goals by path length in cells.",
     ]
     if any(c.equal_is_dearer for c in comparisons):
