@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import math
 import struct
@@ -68,6 +69,22 @@ def make_records(
                         )
                     )
     return out
+
+
+def make_one(
+    method: str, successes: int, tflops: float, setting: str = "default", **more: Any
+) -> Record:
+    """One record of the farthest split, 300 trials of one seed."""
+    base = dataclasses.replace(
+        make_records({"flat": (0.5,) * 4}, seeds=1)[0],
+        split="9+",
+        method=method,
+        setting=setting,
+        episodes=300,
+        successes=successes,
+        tflops_per_episode=tflops,
+    )
+    return dataclasses.replace(base, **more)
 
 
 def _walk(

@@ -34,10 +34,7 @@ class Curve:
     """None for a baseline"""
 
     def __post_init__(self) -> None:
-        _same_length(self.name, self.steps, self.error)
-        _same_length(self.name, self.low, self.high)
-        if self.low:
-            _same_length(self.name, self.steps, self.low)
+        _curve(self.name, self.steps, self.error, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -57,10 +54,7 @@ class DistanceByGap:
     high: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _same_length("distance_by_gap", self.steps, self.mean)
-        _same_length("distance_by_gap", self.low, self.high)
-        if self.low:
-            _same_length("distance_by_gap", self.steps, self.low)
+        _curve("distance_by_gap", self.steps, self.mean, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class DistanceMap:
     distance: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _same_length("distance_map", self.places, self.distance)
+        _curve("distance_map", self.places, self.distance)
 
 
 @dataclass(frozen=True)
@@ -192,6 +186,15 @@ def read_folder(folder: Path) -> RunFolder:
         ),
         config=optional("config.json"),
     )
+
+
+def _curve(where: str, x: tuple[Any, ...], y: tuple[Any, ...], *band: tuple[Any, ...]) -> None:
+    """A curve has points, and its band has none or as many."""
+    if not x:
+        raise EchelonError(f"{where}: has no points; leave it out instead")
+    _same_length(where, x, y)
+    for side in band if any(band) else ():
+        _same_length(where, x, side)
 
 
 def _same_length(where: str, one: tuple[Any, ...], other: tuple[Any, ...]) -> None:

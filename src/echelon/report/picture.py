@@ -47,7 +47,9 @@ def headline_picture(run_folder: Path, out_png: Path) -> Path:
         column, row, "*", markersize=26, color=LIGHT["goal"], markeredgecolor="white", zorder=9
     )
     ends = [
-        f"{method} {'reaches it' if run.success else 'does not'}" for method, run in runs.items()
+        f"{method} {'reaches it' if runs[method].success else 'does not'}"
+        for method in (HIERARCHICAL, FLAT)
+        if method in runs
     ]
     left.set_title(
         f"a goal {trace.distance_cells} cells away: {', '.join(ends)}",

@@ -196,7 +196,10 @@
   // ---- wiring
 
   [...new Set(traces.map((t) => t.split))].forEach((name) => splits.add(new Option(name, name)));
-  play.addEventListener("click", () => { observer?.disconnect(); playing ? pause() : start(); });
+  // Whoever touches the player is in charge of it: it no longer starts by itself.
+  root.addEventListener("pointerdown", () => observer?.disconnect());
+  root.addEventListener("keydown", () => observer?.disconnect());
+  play.addEventListener("click", () => (playing ? pause() : start()));
   scrub.addEventListener("input", () => { pause(); seek(Number(scrub.value)); });
   picker.addEventListener("change", () => choose(Number(picker.value)));
   splits.addEventListener("change", refill);

@@ -212,11 +212,15 @@ def _latent(latent: Latent, data: Diagnostics) -> str:
         )
     ]
     if latent.distance_by_gap is not None:
-        drawn = latents.distance_by_gap(latent.level, latent.distance_by_gap)
-        panels.append(("Distance against time apart", svg(drawn, f"{name}-gap", "A curve.")))
+        gap = latent.distance_by_gap
+        alt = f"Mean latent distance {gap.mean[0]:.2g} at {gap.steps[0]:.0f} steps apart, "
+        alt += f"{gap.mean[-1]:.2g} at {gap.steps[-1]:.0f}."
+        drawn = latents.distance_by_gap(latent.level, gap)
+        panels.append(("Distance against time apart", svg(drawn, f"{name}-gap", alt)))
     if latent.distance_map is not None:
         drawn = latents.distance_map(latent.distance_map, data.layout)
-        panels.append(("Distance to one goal", svg(drawn, f"{name}-map", "A map of the maze.")))
+        alt = "Map of the maze: latent distance of each place to the goal marked by a star."
+        panels.append(("Distance to one goal", svg(drawn, f"{name}-map", alt)))
     agreement = ""
     if latent.sign_agreement is not None:
         agreement = f" Local sign agreement <b>{100 * latent.sign_agreement:.0f}%</b>."
