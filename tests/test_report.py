@@ -1,4 +1,4 @@
-"""The report: what it says for each outcome, and that the page stands on its own."""
+"""The page: that it stands on its own, holds every section and survives any input."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_equal_compute_is_the_best_flat_setting_that_is_cheap_enough() -> None:
         one("flat", 100, 0.5, "s"),
         one("flat", 140, 1.09, "m"),
         one("flat", 150, 1.11, "l"),
-        one("flat", 150, 5.0, "xl"),
+        one("flat", 150, 5.0, "a"),
     ]
     (found,) = compare(records)
     assert found.hierarchical is not None
@@ -37,10 +38,24 @@ def test_equal_compute_may_be_dearer_and_says_so() -> None:
     (found,) = compare(records)
     assert found.equal is not None
     assert (found.equal.setting, found.equal_is_dearer) == ("b", True)
-    assert "its cheapest setting, 2 times the compute" in headline([found])
+    assert "at its cheapest, with 2 times the compute, reaches 30%" in headline([found])
     assert any("No flat setting was as cheap" in note for note in notes([found]))
     assert "30% [25–36] · 2.00 \\*" in markdown_table(records)
     assert "* no flat setting" in summary(records)
+
+
+def test_words_never_call_a_dearer_setting_equal() -> None:
+    for successes in (100, 240, 290):
+        records = [
+            *(one("hierarchical", 240, 1.0, split=s) for s in ("1-4", "9+")),
+            *(one("flat", successes, 2.0, split=s) for s in ("1-4", "9+")),
+        ]
+        found = compare(records)
+        said = [headline(found), *notes(found)]
+        claims = [text for text in said if not text.startswith("No flat setting was as cheap")]
+        assert not re.search("same compute|equal compute", " ".join(claims))
+        assert "with 2 times the compute" in said[0]
+        assert any(text.startswith("At flat's cheapest, ") for text in said)
 
 
 def test_without_a_default_the_first_setting_is_the_main_one() -> None:
@@ -63,7 +78,7 @@ def test_without_a_default_the_first_setting_is_the_main_one() -> None:
             None,
             "(80%) and flat planning with the same compute (79%) cannot be told apart",
         ),
-        (150, 240, None, "Flat planning is better here: with the same compute it reaches 80%"),
+        (150, 240, None, "is better here: flat planning with the same compute reaches 80%"),
     ],
 )
 def test_headline(hierarchical: int, flat: int, best: int | None, expected: str) -> None:

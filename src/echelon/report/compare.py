@@ -156,25 +156,22 @@ def headline(comparisons: Sequence[Comparison]) -> str:
             f"Hierarchical planning reaches {percent(ours)} of the goals {where}; "
             "no flat planner was tried, so there is nothing to compare it with."
         )
-    budget = "the same compute"
+    # As a doer in a sentence, and with its result in brackets.
+    doer = "flat planning with the same compute"
+    bracket = f"{doer} ({percent(equal)})"
     if far.equal_is_dearer:
-        budget = f"its cheapest setting, {compute(equal, ours)},"
+        doer = f"flat planning at its cheapest, with {compute(equal, ours)},"
+        bracket = f"flat planning at its cheapest ({percent(equal)}, with {compute(equal, ours)})"
     outcome = verdict(ours, equal)
     if outcome == "better":
-        first = (
-            f"Hierarchical planning reaches {percent(ours)} of the goals {where}; "
-            f"flat planning with {budget} reaches {percent(equal)}"
-        )
+        first = f"Hierarchical planning reaches {percent(ours)} of the goals {where}; {doer} "
+        first += f"reaches {percent(equal)}"
     elif outcome == "worse":
-        first = (
-            f"Flat planning is better here: with {budget} it reaches {percent(equal)} of the "
-            f"goals {where}, hierarchical planning {percent(ours)}"
-        )
+        first = f"Flat planning is better here: {doer} reaches {percent(equal)} of the goals "
+        first += f"{where}, hierarchical planning {percent(ours)}"
     else:
-        first = (
-            f"On goals {where}, hierarchical planning ({percent(ours)}) and flat planning with "
-            f"{budget} ({percent(equal)}) cannot be told apart"
-        )
+        first = f"On goals {where}, hierarchical planning ({percent(ours)}) and {bracket} "
+        first += "cannot be told apart"
     return f"{first}, {_at_best(ours, equal, best, outcome)}."
 
 
@@ -209,19 +206,21 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
                 f"of the goals {place(far.split)}, with {compute(control, ours)}."
             )
     others = [c for c in comparisons if c is not far]
-    words = (
-        ("better", "At equal compute hierarchical planning is also ahead on goals"),
-        ("same", "At equal compute flat planning is as good within chance on goals"),
-        ("worse", "At equal compute flat planning is ahead on goals"),
+    words: tuple[tuple[Verdict, str], ...] = (
+        ("better", "hierarchical planning is ahead"),
+        ("same", "flat planning is as good within chance"),
+        ("worse", "flat planning is ahead"),
     )
-    for outcome, text in words:
-        which = [
-            f"{place(c.split)} ({percent(c.hierarchical)} against {percent(c.equal)})"
-            for c in others
-            if c.hierarchical and c.equal and verdict(c.hierarchical, c.equal) == outcome
-        ]
-        if which:
-            out.append(f"{text} {'; '.join(which)}.")
+    for dearer, budget in ((False, "At equal compute"), (True, "At flat's cheapest,")):
+        for outcome, text in words:
+            which = [
+                f"{place(c.split)} ({percent(c.hierarchical)} against {percent(c.equal)})"
+                for c in others
+                if c.hierarchical and c.equal and c.equal_is_dearer == dearer
+                if verdict(c.hierarchical, c.equal) == outcome
+            ]
+            if which:
+                out.append(f"{budget} {text} on goals {'; '.join(which)}.")
     ahead = [
         f"{place(c.split)} ({percent(c.best)} with {compute(c.best, c.hierarchical)})"
         for c in others

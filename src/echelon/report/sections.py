@@ -39,7 +39,8 @@ def cards(comparisons: Sequence[Comparison]) -> str:
     other = next((c for c in reversed(comparisons) if c.held_out and c is not far), None)
     other = other or next((c for c in comparisons if c is not far), None)
     if other is not None:
-        against = f"flat, equal compute: {percent(other.equal)}" if other.equal else ""
+        budget = "cheapest" if other.equal_is_dearer else "equal compute"
+        against = f"flat, {budget}: {percent(other.equal)}" if other.equal else ""
         name = f"Hierarchical, goals {place(other.split)}"
         out.append(_card("hierarchical", name, other.hierarchical, against))
     return f'<div class="cards">{"".join(out)}</div>'
