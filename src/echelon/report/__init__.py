@@ -1,0 +1,21 @@
+"""Records to tables, figures, intervals and pages; nothing here runs a model.
+
+``write_report(run_folder)`` makes the page; its input is described in :mod:`echelon.report.html`.
+"""
+
+from echelon.report.html import write_report
+from echelon.report.intervals import clopper_pearson, fisher_p, paired_p
+from echelon.report.picture import headline_picture
+from echelon.report.tables import check_markdown, markdown_table, summary, update_markdown
+
+__all__ = [
+    "check_markdown",
+    "clopper_pearson",
+    "fisher_p",
+    "headline_picture",
+    "markdown_table",
+    "paired_p",
+    "summary",
+    "update_markdown",
+    "write_report",
+]

@@ -1,0 +1,124 @@
+"""Records as text: a summary for the terminal, tables for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from echelon.records import CONTROL, Pooled, Record, write_text
+from echelon.report.compare import (
+    Comparison,
+    compare,
+    headline,
+    interval,
+    notes,
+    number,
+    percent,
+)
+from echelon.types import EchelonError
+
+
+def summary(records: Sequence[Record]) -> str:
+    """The answer, a table by split and what limits it, for a terminal."""
+    comparisons = compare(records)
+    header = ["goals", "hierarchical", "flat, equal compute", "flat, best"]
+    header += [_control(name) for name in _controls(comparisons)]
+    rows = [
+        header,
+        *_rows(
+            comparisons, lambda p: f"{percent(p)} [{interval(p)}] {number(p.tflops_per_episode)}"
+        ),
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines += ["", "success [95% interval] TFLOPs per episode"]
+    if any(c.equal_is_dearer for c in comparisons):
+        lines.append("* no flat setting was as cheap as the hierarchy; this is the cheapest")
+    return "\n".join([headline(comparisons), "", *lines, *notes(comparisons)])
+
+
+def markdown_table(records: Sequence[Record]) -> str:
+    """The same table in Markdown, for a README; generated, never edited."""
+    comparisons = compare(records)
+    names = _controls(comparisons)
+    header = ["Goals", "Hierarchical", "Flat, equal compute", "Flat, best", *map(_control, names)]
+    rows = _rows(
+        comparisons,
+        lambda p: f"{percent(p)} [{interval(p)}] · {number(p.tflops_per_episode)}",
+        " \\*",
+    )
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    shown = [pooled for c in comparisons for _, pooled in c.shown]
+    episodes = _range([p.episodes for p in shown])
+    seeds = _range([len(p.seeds) for p in shown])
+    lines += [
+        "",
+        f"Success [95% exact interval] · TFLOPs per episode; {episodes} paired trials a cell over "
+        f"{seeds} model seed{'' if seeds == '1' else 's'}. Goals by path length in cells.",
+    ]
+    if any(c.equal_is_dearer for c in comparisons):
+        lines.append(
+            "\\* no flat setting was as cheap as the hierarchy; this is flat planning's cheapest."
+        )
+    return "\n".join(lines)
+
+
+def update_markdown(path: Path, records: Sequence[Record], name: str = "demo") -> None:
+    """Rewrite what stands between ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->``."""
+    before, _, after = _parts(path, name)
+    write_text(path, f"{before}\n{markdown_table(records)}\n{after}")
+
+
+def check_markdown(path: Path, records: Sequence[Record], name: str = "demo") -> bool:
+    """Whether the table between the markers is the one that `records` give."""
+    return _parts(path, name)[1].strip("\n") == markdown_table(records)
+
+
+def _parts(path: Path, name: str) -> tuple[str, str, str]:
+    begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise EchelonError(f"{path}: cannot be read ({error.strerror})") from None
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise EchelonError(f"{path}: needs one {begin} and, after it, one {end}")
+    first, last = text.index(begin) + len(begin), text.index(end)
+    return text[:first], text[first:last], text[last:]
+
+
+def _controls(comparisons: Sequence[Comparison]) -> list[str]:
+    return list(dict.fromkeys(p.method for c in comparisons for p in c.controls))
+
+
+def _control(method: str) -> str:
+    return f"control: {method.removeprefix(CONTROL)}"
+
+
+def _rows(
+    comparisons: Sequence[Comparison], cell: Callable[[Pooled], str], mark: str = " *"
+) -> list[list[str]]:
+    """A row per split: its name and the cells under the headers above."""
+    rows: list[list[str]] = []
+    for c in comparisons:
+        controls = {p.method: p for p in c.controls}
+        chosen = [
+            c.hierarchical,
+            c.equal,
+            c.best,
+            *(controls.get(n) for n in _controls(comparisons)),
+        ]
+        texts = ["–" if p is None else cell(p) for p in chosen]
+        if c.equal_is_dearer:
+            texts[1] += mark
+        rows.append([c.split, *texts])
+    return rows
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}–{high}"
