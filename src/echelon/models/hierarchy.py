@@ -57,6 +57,10 @@ class LatentLift(nn.Module):
         before = self.network(state["z"] - state["dz"] / self.scale_below)
         return {"z": z, "dz": self.scale * (z - before)}
 
+    def place(self, state: LatentState) -> LatentState:
+        """Where a state is, without how it moves: half the work."""
+        return {"z": self.network(state["z"])}
+
 
 class Level(nn.Module):
     """One timescale: a predictor of its own steps, and its two maps from the level below."""

@@ -1,0 +1,319 @@
+"""Paired trials: the same starts, goals and step budget for every method, and what each spent.
+
+Success is judged by the environment's state, at any step within the budget; the planner never sees
+it. A trial ends for the ledger when it has succeeded or its budget is used up.
+"""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from echelon import __version__
+from echelon.agent import Agent
+from echelon.atlas import Atlas
+from echelon.config import PlannerConfig, to_dict
+from echelon.envs import layouts
+from echelon.envs.layouts import Layout
+from echelon.envs.point_maze import PointMaze
+from echelon.models.hierarchy import Hierarchy, LatentLift
+from echelon.planning.costs import LatentCost, LiftedCost
+from echelon.progress import Progress
+from echelon.records import Dataset, Record
+from echelon.types import Cost, EchelonError
+
+BINS: dict[str, tuple[int, int]] = {"1-4": (1, 4), "5-8": (5, 8), "9+": (9, 10**6)}
+"""shortest path in cells"""
+HELD_OUT_LAYOUTS = "held-out-layouts"
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One start and goal, positions in (row, column) cells."""
+
+    split: str
+    layout: Layout
+    start: Array
+    goal: Array
+    distance: int
+    """cells of the shortest path"""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to act, under the name that its records carry."""
+
+    method: str
+    """"flat", "hierarchical" or "control:..." """
+    setting: str
+    levels: tuple[PlannerConfig, ...] = ()
+    """level 0 first; none acts at random"""
+    cost: Literal["own", "upper"] = "own"
+    """the latent that a flat planner measures distance in"""
+
+
+@dataclass
+class Outcome:
+    """What one method did on all trials; a row a trial."""
+
+    success: NDArray[np.bool_]
+    steps: NDArray[np.int64]
+    calls: NDArray[np.float64]
+    macs: NDArray[np.float64]
+    seconds: float = 0.0
+    """spent on decisions, all trials together"""
+    paths: list[list[list[float]]] = field(default_factory=list[list[list[float]]])
+    """[N][steps + 1][2] positions"""
+    subgoals: list[list[dict[str, Any]]] = field(default_factory=list[list[dict[str, Any]]])
+    """[N] the coarse plans made, for pictures"""
+
+
+def make_trials(
+    layout: Layout, per_split: int, seed: int, role: Literal["test", "tune"], splits: Sequence[str]
+) -> list[Trial]:
+    """Trials of some distance bins.
+
+    Every (start cell, goal cell) pair belongs to one role for good, by a draw that depends on the
+    layout alone, so that what settings were tuned on is never what they are tested on.
+    """
+    cells = layouts.free_cells(layout)
+    length = np.stack(
+        [layouts.distances(layout, (int(r), int(c)))[tuple(cells.T)] for r, c in cells]
+    )
+    is_test = np.random.default_rng(2026).random(length.shape) < 0.5
+    mine = is_test if role == "test" else ~is_test
+    rng = np.random.default_rng((seed, role == "test"))
+    trials: list[Trial] = []
+    for split in splits:
+        low, high = BINS.get(split, (1, 10**6))
+        pairs = np.argwhere(mine & (length >= low) & (length <= high))
+        if len(pairs) == 0:
+            raise EchelonError(
+                f"trials: no two cells of this layout are {low} or more cells apart; use a larger maze"
+            )
+        for i, j in pairs[rng.integers(len(pairs), size=per_split)]:
+            start, goal = (cells[k] + 0.5 + rng.uniform(-0.25, 0.25, 2) for k in (i, j))
+            trials.append(Trial(split, layout, start, goal, int(length[i, j])))
+    return trials
+
+
+def run_trials(
+    model: Hierarchy,
+    method: Method,
+    trials: Sequence[Trial],
+    budget: int,
+    action_repeat: int,
+    seed: int,
+    progress: Progress,
+    atlases: Sequence[Atlas] = (),
+) -> Outcome:
+    """All trials at once, one planner call for those that are still on their way.
+
+    atlases: one a trial, to note where coarse plans mean to go; none saves the time.
+    """
+    envs = [PointMaze(t.layout, model.config.image_size, action_repeat) for t in trials]
+    count = len(trials)
+    out = Outcome(
+        np.zeros(count, bool), np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
+    )
+    observations, goals = [], []
+    for env, trial in zip(envs, trials, strict=True):
+        image, info = env.reset(options={"start": trial.start, "goal": trial.goal})
+        observations.append(image)
+        goals.append(info["goal"])
+        out.paths.append([_place(env)])
+        out.subgoals.append([])
+        out.success[len(out.paths) - 1] = info["success"]
+    actor = _Actor(model, method, seed)
+    actor.reset(np.stack(goals))
+    active = np.arange(count)
+    with progress.task(f"{method.method} {method.setting}", budget) as advance:
+        for step in range(budget):
+            began = time.perf_counter()
+            actions = actor.act(np.stack(observations))
+            out.seconds += time.perf_counter() - began
+            out.calls[active] += actor.calls
+            out.macs[active] += actor.macs
+            out.steps[active] += 1
+            if atlases:
+                plans = actor.new_subgoals([atlases[i] for i in active])
+                for index, (places, subgoal) in zip(active, plans, strict=False):
+                    out.subgoals[index].append(
+                        {"step": step, "places": places.tolist(), "active": subgoal.tolist()}
+                    )
+            kept: list[int] = []
+            observations = []
+            for row, index in enumerate(active):
+                image, _, _, _, info = envs[index].step(actions[row])
+                out.paths[index].append(_place(envs[index]))
+                out.success[index] = info["success"]
+                if not info["success"]:
+                    kept.append(row)
+                    observations.append(image)
+            advance(None)
+            if not kept:
+                break
+            if len(kept) < len(active):
+                actor.keep(np.array(kept))
+                active = active[kept]
+    for env in envs:
+        env.close()
+    return out
+
+
+class _Actor:
+    """An agent or, without planners, random actions, with what the last step took."""
+
+    def __init__(self, model: Hierarchy, method: Method, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._model = model
+        self._agent: Agent | None = None
+        self._time = -1
+        self.calls = self.macs = 0
+        if method.levels:
+            costs: tuple[Cost, ...] = ()
+            if method.cost == "upper":
+                inner = LatentCost(method.levels[0].minimum)
+                lift = model.levels[1].lift
+                assert isinstance(lift, LatentLift)
+                costs = (LiftedCost(lift.place, inner),)
+            self._agent = Agent.of(model, method.levels, seed, costs)
+
+    def reset(self, goals: Array) -> None:
+        if self._agent:
+            self._agent.reset(goals)
+
+    def act(self, observations: Array) -> Array:
+        if self._agent is None:
+            prior = self._model.levels[0].prior
+            low, high = prior.low.cpu().numpy(), prior.high.cpu().numpy()
+            return self._rng.uniform(low, high, (len(observations), len(low)))
+        actions = self._agent.act(observations)
+        self.calls, self.macs = self._agent.spent.calls, self._agent.spent.macs
+        return actions
+
+    def keep(self, index: Array) -> None:
+        if self._agent:
+            self._agent.keep(index)
+
+    def new_subgoals(self, atlases: Sequence[Atlas]) -> list[tuple[Array, Array]]:
+        """Where each coarse plan made in this step means to go, and the subgoal handed down.
+
+        atlases: one an environment. Returns ([H, 2] places, [2] place) of each, or nothing where
+        plans were kept.
+        """
+        plan = self._agent.plan if self._agent else None
+        if plan is None or plan.below is None or plan.time == self._time:
+            return []
+        self._time = plan.time
+        level, known = len(plan.goals) - 1, len(plan.below.goals) - 1
+        return [
+            (atlas.locate(level, z), atlas.locate(known, subgoal[None])[0])
+            for atlas, z, subgoal in zip(
+                atlases, plan.states["z"], plan.below.goals[-1]["z"], strict=True
+            )
+        ]
+
+
+def _place(env: PointMaze) -> list[float]:
+    return [round(float(x), 3) for x in env.state[:2]]
+
+
+def to_records(
+    method: Method, trials: Sequence[Trial], outcome: Outcome, shared: dict[str, Any]
+) -> list[Record]:
+    """One record a split. `shared`: the fields that do not depend on method and split."""
+    decisions = max(int(outcome.steps.sum()), 1)
+    records: list[Record] = []
+    for split in dict.fromkeys(trial.split for trial in trials):
+        rows = np.array([trial.split == split for trial in trials])
+        records.append(
+            Record(
+                split=split,
+                method=method.method,
+                setting=method.setting,
+                levels=len(method.levels),
+                episodes=int(rows.sum()),
+                successes=int(outcome.success[rows].sum()),
+                predictor_calls_per_episode=round(float(outcome.calls[rows].mean()), 1),
+                tflops_per_episode=float(f"{2e-12 * outcome.macs[rows].mean():.4g}"),
+                seconds_per_decision=float(f"{outcome.seconds / decisions:.3g}"),
+                planner={"levels": [to_dict(level) for level in method.levels], "cost": method.cost},
+                **shared,
+            )
+        )
+    return records
+
+
+def provenance(model: Hierarchy, data: dict[str, Any], seed: int, budget: int) -> dict[str, Any]:
+    """The fields of a record that say where it comes from."""
+    device = next(model.parameters()).device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "task": "point-maze",
+        "seed": seed,
+        "env_steps_budget": budget,
+        "model_params": sum(p.numel() for p in model.parameters()),
+        "dataset": Dataset(**data),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "command": "echelon " + " ".join(sys.argv[1:]),
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def commit() -> str:
+    """The commit of the checkout this runs from, marked where files differ; else the version."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {__version__}"
+    return done.stdout.strip()
+
+
+def traces(
+    trials: Sequence[Trial], outcomes: Sequence[tuple[Method, Outcome]], chosen: Sequence[int]
+) -> list[dict[str, Any]]:
+    """What the report animates: the same trial by each method. `chosen`: numbers of trials."""
+    return [
+        {
+            "task": "point-maze",
+            "split": trials[i].split,
+            "trial": i,
+            "layout": trials[i].layout.tolist(),
+            "goal": np.round(trials[i].goal, 3).tolist(),
+            "start": np.round(trials[i].start, 3).tolist(),
+            "distance_cells": trials[i].distance,
+            "runs": [
+                {
+                    "method": method.method,
+                    "setting": method.setting,
+                    "success": bool(outcome.success[i]),
+                    "path": outcome.paths[i],
+                    "tflops": float(f"{2e-12 * outcome.macs[i]:.4g}"),
+                    "subgoals": outcome.subgoals[i],
+                }
+                for method, outcome in outcomes
+            ],
+        }
+        for i in chosen
+    ]
