@@ -25,7 +25,7 @@ test: lint
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --project pyproject.toml
 
 # The stamp is written last, and the mark of an install under way is removed last: one that was
 # interrupted begins afresh, and one that was complete is brought up to date in place.
