@@ -35,6 +35,7 @@ STAIRS = {
     ("files", "types"),  # EchelonError
     ("trainer", "objective"),  # what it minimises
     ("trainer", "checkpoint"),  # what it resumes from
+    ("collect", "envs"),  # where the experience is made
 }
 """The imports between neighbours of one floor. Floor 1 has none and gets none: its packages are
 mutually blind, so that each can be read, tested and replaced alone."""
@@ -128,7 +129,7 @@ def broken_floors(package: Path) -> list[str]:
             found.append(
                 f"{place}: {module} imports its neighbour {target}, which is not in STAIRS"
             )
-    return found
+    return list(dict.fromkeys(found))
 
 
 def strangers(package: Path) -> list[str]:
