@@ -250,7 +250,10 @@ def to_records(
                 predictor_calls_per_episode=round(float(outcome.calls[rows].mean()), 1),
                 tflops_per_episode=float(f"{2e-12 * outcome.macs[rows].mean():.4g}"),
                 seconds_per_decision=float(f"{outcome.seconds / decisions:.3g}"),
-                planner={"levels": [to_dict(level) for level in method.levels], "cost": method.cost},
+                planner={
+                    "levels": [to_dict(level) for level in method.levels],
+                    "cost": method.cost,
+                },
                 **shared,
             )
         )
