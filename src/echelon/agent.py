@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,6 +85,24 @@ class Agent:
         self.goals = tuple({k: v[chosen] for k, v in goal.items()} for goal in self.goals)
         self.plan = self.plan.select(chosen) if self.plan is not None else None
         self._before = self._before[chosen] if self._before is not None else None
+
+    def explain(self) -> dict[str, Any]:
+        """The plan in force for the first environment, as plain types, highest level first."""
+        levels: list[dict[str, Any]] = []
+        plan = self.plan
+        while plan is not None:
+            levels.append(
+                {
+                    "level": len(plan.goals) - 1,
+                    "cost": plan.cost[0].item(),
+                    "actions": plan.actions[0].tolist(),
+                    "predicted": plan.states["z"][0].tolist(),
+                    "goal": plan.goals[-1]["z"][0].tolist(),
+                }
+            )
+            plan = plan.below
+        spent = {"predictor_calls": self.spent.calls, "gflops": 2e-9 * self.spent.macs}
+        return {"levels": levels, "spent": spent}
 
     def _due(self, plan: Plan) -> bool:
         planner: Planner | None = self.planner

@@ -18,7 +18,7 @@ from echelon.envs.layouts import Layout
 from echelon.envs.point_maze import draw, draw_background
 from echelon.models.hierarchy import Hierarchy
 
-Array = NDArray[Any]
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ class Atlas:
         return self.places[torch.cdist(z.cpu(), self.latents[level]).argmin(-1).numpy()]
 
     def path_lengths(self) -> NDArray[np.int64]:
-        """``[P, P]`` shortest paths in cells between the cells of all places."""
-        cells = np.floor(self.places).astype(int)
-        grids = {
-            (r, c): layouts.distances(self.layout, (r, c)) for r, c in {(a, b) for a, b in cells}
-        }
-        return np.stack([grids[int(r), int(c)][tuple(cells.T)] for r, c in cells])
+        """``[P]`` shortest path in cells from the first free cell to the cell of each place."""
+        first = layouts.free_cells(self.layout)[0]
+        grid = layouts.distances(self.layout, (int(first[0]), int(first[1])))
+        return grid[tuple(np.floor(self.places).astype(int).T)]

@@ -21,7 +21,7 @@ class CollectConfig:
     episodes: int = 1200
     steps: int = 100
     """actions an episode"""
-    maze_size: int = 5
+    maze_size: int = 6
     """junctions along a side; the grid has 2 x maze_size + 1 cells"""
     maze_loops: float = 0.0
     """share of the inner walls that are opened, 0 for a maze where one path joins any two cells"""

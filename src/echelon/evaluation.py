@@ -149,13 +149,13 @@ def run_trials(
             out.steps[active] += 1
             if atlases:
                 plans = actor.new_subgoals([atlases[i] for i in active])
-                for index, (places, subgoal) in zip(active, plans, strict=False):
+                for index, (places, subgoal) in zip(active.tolist(), plans, strict=False):
                     out.subgoals[index].append(
                         {"step": step, "places": places.tolist(), "active": subgoal.tolist()}
                     )
             kept: list[int] = []
             observations = []
-            for row, index in enumerate(active):
+            for row, index in enumerate(active.tolist()):
                 image, _, _, _, info = envs[index].step(actions[row])
                 out.paths[index].append(_place(envs[index]))
                 out.success[index] = info["success"]

@@ -33,10 +33,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Readable JSON, written atomically."""
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
+    """The value of a JSON file; absent and damaged ones are one EchelonError."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -31,7 +31,7 @@ class Progress:
     @contextmanager
     def task(
         self, name: str, total: int, start: int = 0
-    ) -> Iterator[Callable[[float | None], None]]:
+    ) -> Generator[Callable[[float | None], None]]:
         """A bar of `total` steps; the function given moves it on by one, and shows a loss if told."""
         bar = Bar(
             TextColumn("{task.description:<24}"),
@@ -49,7 +49,8 @@ class Progress:
             task = bar.add_task(name, total=total, completed=start, note="")
 
             def advance(loss: float | None = None) -> None:
-                note = {} if loss is None else {"note": f"loss {loss:.3f}"}
-                bar.update(task, advance=1, **note)
+                bar.advance(task)
+                if loss is not None:
+                    bar.update(task, note=f"loss {loss:.3f}")
 
             yield advance

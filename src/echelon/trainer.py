@@ -85,6 +85,11 @@ class Trainer:
         self._check_windows()
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Name, size and checksum of the episodes, as records give them."""
+        return _identity(self.episodes)
+
+    @property
     def checkpoint(self) -> Path:
         return self.out / "checkpoint.safetensors"
 
@@ -99,7 +104,11 @@ class Trainer:
             self._stage(index, step if index == first else 0, progress)
         self._fit_search()
         if self.fabric.is_global_zero:
-            about = {"data": _identity(self.episodes), "train": to_dict(self.config)}
+            about = {
+                "data": self.identity,
+                "meta": self.episodes.meta,
+                "train": to_dict(self.config),
+            }
             checkpoint.save_model(self.checkpoint, self.model, about)
             self._training_file.unlink(missing_ok=True)
         return self.model.eval()

@@ -196,7 +196,7 @@ class Episodes:
         """Compare every value with the stored checksum."""
         with _opened(self.path) as file:
             digests = {
-                name: hashlib.sha256(np.ascontiguousarray(file[name]).data).hexdigest()
+                str(name): hashlib.sha256(np.ascontiguousarray(file[name]).data).hexdigest()
                 for name in file
                 if name not in ("ep_len", "ep_offset")
             }
@@ -223,6 +223,20 @@ class Episodes:
         order = np.random.default_rng((seed, count)).permutation(count)
         kept_out = min(max(round(held_out * count), 1), count - 1)
         return np.sort(order[kept_out:]), np.sort(order[:kept_out])
+
+    def describe(self) -> dict[str, Any]:
+        """What `echelon inspect` prints."""
+        steps = self.lengths - 1
+        return {
+            "file": str(self.path),
+            "episodes": len(self.lengths),
+            "transitions": self.transitions,
+            "steps an episode": {"least": int(steps.min()), "most": int(steps.max())},
+            "image_size": self.image_size,
+            "action_dim": self.action_dim,
+            "sha256": self.sha256,
+            "meta": self.meta,
+        }
 
     def _check(self) -> None:
         path, pixels, actions = self.path, self.pixels, self.actions

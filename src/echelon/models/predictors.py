@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     """`depth` hidden layers of `width` units with SiLU between linear layers."""
     sizes = [inputs] + [width] * depth
     layers: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 

@@ -104,10 +104,12 @@ def verdict(ours: Pooled, theirs: Pooled) -> Verdict:
 
 
 def percent(pooled: Pooled) -> str:
+    """The success rate, as text."""
     return f"{100 * pooled.rate:.0f}%"
 
 
 def interval(pooled: Pooled) -> str:
+    """The 95 % interval of the success rate, as text."""
     """The 95% interval, in percent."""
     low, high = clopper_pearson(pooled.successes, pooled.episodes)
     return f"{100 * low:.0f}–{100 * high:.0f}"

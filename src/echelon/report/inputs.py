@@ -39,6 +39,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class OpenLoop:
+    """Errors of rollouts and baselines against time ahead."""
+
     unit: str
     """of the errors, such as "cells" """
     curves: tuple[Curve, ...]
@@ -86,6 +88,8 @@ class Latent:
 
 @dataclass(frozen=True)
 class Diagnostics:
+    """What a run folder knows of its model."""
+
     open_loop: OpenLoop | None = None
     latents: tuple[Latent, ...] = ()
     layout: Grid | None = None
@@ -156,6 +160,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class RunFolder:
+    """Everything that a report is made of."""
+
     records: list[Record]
     diagnostics: Diagnostics | None
     traces: tuple[Trace, ...]

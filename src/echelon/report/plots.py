@@ -18,6 +18,7 @@ def legend_names(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def control_names(comparisons: Sequence[Comparison]) -> list[str]:
+    """Controls in the order in which they first appear."""
     return list(dict.fromkeys(p.method for c in comparisons for p in c.controls))
 
 

@@ -76,6 +76,7 @@ def label(name: str) -> str:
 
 
 def level_colour(level: int | None) -> str:
+    """A level's colour; a baseline is grey."""
     return LIGHT["soft"] if level is None else LIGHT[f"level-{level % 4}"]
 
 
@@ -102,6 +103,7 @@ def dress(axes: Axes, size: float = 11.0) -> None:
 
 
 def name_axes(axes: Axes, x: str, y: str, size: float = 11.0) -> None:
+    """Label both axes in the quiet colour."""
     axes.set_xlabel(x, color=LIGHT["soft"], fontsize=size)
     axes.set_ylabel(y, color=LIGHT["soft"], fontsize=size)
 

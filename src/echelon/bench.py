@@ -1,0 +1,276 @@
+"""The experiments behind every committed number. Slow; resumable; each writes records when it ends.
+
+``--part i --parts n`` runs a share of the methods, so that several processes can fill the same run
+folder; the records are written by a last call without them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from echelon import checkpoint
+from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
+from echelon.demo import DemoConfig, evaluate, train_model, write_diagnostics
+from echelon.evaluation import Method, make_trials
+from echelon.experiment import (
+    SAME_COST,
+    compare,
+    demo_methods,
+    flat_method,
+    same_cost_method,
+    write_results,
+)
+from echelon.files import write_json
+from echelon.presets import FlatSetting, planner_for
+from echelon.progress import Progress
+from echelon.records import Record, load, save
+from echelon.types import EchelonError
+
+RESULTS = Path("results/demo")
+RUNS = Path("runs/bench")
+
+
+def flat_grid() -> list[FlatSetting]:
+    """What flat planning is tuned over: both optimizers, white to slow noise, horizons up to the
+    whole task, budgets over three orders of magnitude, clocks, and the share of the minimum.
+    """
+    grid = [
+        FlatSetting(horizon, candidates, correlation=correlation, replan=5)
+        for horizon, candidates, correlation in itertools.product(
+            (20, 50, 100, 200, 400), (16, 64), (0.0, 0.9, 0.95, 0.98)
+        )
+    ]
+    for horizon in (100, 200, 400):
+        grid += [FlatSetting(horizon, 8, replan=r) for r in (5, 10, 20)]
+        grid += [FlatSetting(horizon, 16, replan=r) for r in (2, 10, 20)]
+        grid += [FlatSetting(horizon, 64, 1, 0.98, 10), FlatSetting(horizon, 32, 2)]
+        grid += [FlatSetting(horizon, 256), FlatSetting(horizon, 128, 2, 0.98)]
+        grid += [FlatSetting(horizon, 16, minimum=m) for m in (0.3, 1.0)]
+        grid += [FlatSetting(horizon, 64, 1, c, kind="mppi") for c in (0.95, 0.98)]
+    grid += [FlatSetting(h, k, 4, 0.98) for h in (200, 400) for k in (128, 256)]
+    return list(dict.fromkeys(grid))
+
+
+def hierarchy_grid(model: ModelConfig) -> list[Method]:
+    """What the hierarchy's planner is tuned over; by far the smaller grid."""
+    fine, *above = planner_for(model)
+    coarse = above[0]
+
+    def searched(config: PlannerConfig, **changes: Any) -> PlannerConfig:
+        known = {f.name for f in dataclasses.fields(OptimizerConfig)}
+        inner = {k: v for k, v in changes.items() if k in known}
+        outer = {k: v for k, v in changes.items() if k not in known}
+        return replace(config, optimizer=replace(config.optimizer, **inner), **outer)
+
+    variants = {
+        "default": (fine, coarse),
+        "coarse-h2": (fine, searched(coarse, horizon=2)),
+        "coarse-h6": (fine, searched(coarse, horizon=6)),
+        "coarse-k32": (fine, searched(coarse, candidates=32, elites=4)),
+        "coarse-k128x3": (fine, searched(coarse, candidates=128, iterations=3, elites=16)),
+        "coarse-r5": (fine, searched(coarse, replan=5)),
+        "coarse-m30": (fine, searched(coarse, minimum=0.3)),
+        "coarse-c0": (fine, searched(coarse, correlation=0.0)),
+        "coarse-c60": (fine, searched(coarse, correlation=0.6)),
+        "fine-k16": (searched(fine, candidates=16, elites=2), coarse),
+        "fine-k64": (searched(fine, candidates=64, elites=8), coarse),
+        "fine-k16x1": (searched(fine, candidates=16, elites=2, iterations=1), coarse),
+        "fine-h15": (searched(fine, horizon=15), coarse),
+        "fine-m30": (searched(fine, minimum=0.3), coarse),
+        "replan-4": (searched(fine, replan=4), searched(coarse, replan=4)),
+    }
+    return [Method("hierarchical", name, levels) for name, levels in variants.items()]
+
+
+def frontier(records: Sequence[Record], split: str = "9+") -> list[Record]:
+    """Of one split's records, the best at each doubling of compute, by TFLOPs an episode."""
+    best: dict[int, Record] = {}
+    for record in records:
+        if record.split == split:
+            octave = math.floor(math.log2(record.tflops_per_episode))
+            rival = best.get(octave)
+            if rival is None or record.successes > rival.successes:
+                best[octave] = record
+    return [best[octave] for octave in sorted(best)]
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Tune flat and hierarchical planning on trials of their own; writes tuning.json."""
+
+    seed: int = 0
+    """of the model"""
+    trials: int = 60
+    """in the far bin"""
+    budget: int = 400
+    part: int = 0
+    parts: int = 1
+    runs: Path = RUNS
+    out: Path = RESULTS
+
+    def __call__(self) -> None:
+        progress = Progress()
+        config = seeded(self.seed)
+        path, data = trained(config, self.runs, progress)
+        model = checkpoint.load_model(path, device())
+        trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", ("9+",))
+        methods = [flat_method(s) for s in flat_grid()] + hierarchy_grid(config.model)
+        folder = path.parent / "outcomes" / "tune"
+        records, _ = compare(
+            folder,
+            model,
+            methods[self.part :: self.parts],
+            trials,
+            self.budget,
+            config.collect.action_repeat,
+            self.seed,
+            data,
+            progress,
+        )
+        if self.parts == 1:
+            renamed = [replace(record, task="point-maze-tuning") for record in records]
+            save(self.out / "tuning.json", renamed)
+            for record in frontier([r for r in records if r.method == "flat"]):
+                print(record.setting, record.successes, record.episodes, record.tflops_per_episode)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """The demo at full size: several model seeds, the tuned flat planners, and the controls.
+
+    Reads tuning.json for the flat settings to test; writes records.json, and a run folder a seed.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    trials: int = 100
+    """in each distance bin"""
+    layout_trials: int = 50
+    """on each held-out layout"""
+    part: int = 0
+    parts: int = 1
+    runs: Path = RUNS
+    out: Path = RESULTS
+
+    def __call__(self) -> None:
+        progress = Progress()
+        tuned = load(self.out / "tuning.json")
+        names = {r.setting for r in frontier([r for r in tuned if r.method == "flat"])}
+        flats = [flat_method(s) for s in flat_grid() if s.name in names]
+        same = [
+            replace(SAME_COST, candidates=k, iterations=i) for k, i in ((8, 1), (16, 1), (64, 2))
+        ]
+        records: list[Record] = []
+        for seed in self.seeds:
+            config = replace(seeded(seed), trials=self.trials, layout_trials=self.layout_trials)
+            path, data = trained(config, self.runs, progress)
+            model = checkpoint.load_model(path, device())
+            methods = demo_methods(config.model) + flats + [same_cost_method(s) for s in same]
+            methods = list({(m.method, m.setting): m for m in methods}.values())
+            mine = methods[self.part :: self.parts]
+            found, shown = evaluate(config, path.parent, model, mine, data, progress)
+            records += found
+            if self.parts == 1:
+                write_results(path.parent, found, shown)
+        if self.parts == 1:
+            save(self.out / "records.json", records)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Kill training ten times at random moments, resume it, and compare with one never stopped."""
+
+    kills: int = 10
+    seconds: float = 15.0
+    """longest time between kills"""
+    seed: int = 0
+    runs: Path = RUNS / "resume"
+    out: Path = RESULTS
+
+    def __call__(self) -> None:
+        rng = random.Random(self.seed)
+        data = self.runs / "episodes.h5"
+        base = [sys.executable, "-m", "echelon.cli"]
+        if not data.exists():
+            subprocess.run([*base, "collect", str(data), "--episodes", "100"], check=True)
+        short = ["--train.stages.0.steps", "150", "--train.stages.1.steps", "300"]
+        short += ["--train.checkpoint-seconds", "1"]
+        weights: dict[str, str] = {}
+        killed: list[float] = []
+        for name in ("undisturbed", "killed"):
+            folder = self.runs / name
+            command = [*base, "train", str(data), "--out", str(folder), *short]
+            while name == "killed" and len(killed) < self.kills:
+                process = subprocess.Popen(command)
+                wait = rng.uniform(3, self.seconds)
+                time.sleep(wait)
+                if process.poll() is not None:
+                    raise EchelonError(
+                        f"training ended after {len(killed)} kills; give --seconds a lower value"
+                    )
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                killed.append(round(wait, 2))
+            subprocess.run(command, check=True)
+            tensors = (folder / "checkpoint.safetensors").read_bytes()
+            weights[name] = hashlib.sha256(tensors).hexdigest()
+        equal = weights["undisturbed"] == weights["killed"]
+        result = {"kills": killed, "weights_sha256": weights, "equal": equal}
+        write_json(self.out / "resume.json", result)
+        print(result)
+        if not equal:
+            raise EchelonError("resumed weights differ from those of the undisturbed run")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The experiments behind the committed numbers."""
+
+    run: (
+        Annotated[Tune, tyro.conf.subcommand("tune")]
+        | Annotated[Compare, tyro.conf.subcommand("compare")]
+        | Annotated[Resume, tyro.conf.subcommand("resume")]
+    )
+
+    def __call__(self) -> None:
+        self.run()
+
+
+def seeded(seed: int) -> DemoConfig:
+    """The demo's configuration with data and model of another seed, in the same layout."""
+    config = DemoConfig()
+    return replace(
+        config,
+        collect=replace(config.collect, seed=seed),
+        train=replace(config.train, seed=seed),
+    )
+
+
+def trained(config: DemoConfig, runs: Path, progress: Progress) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint of a seed, trained if it is not there yet, and what it was trained on."""
+    folder = runs / f"seed-{config.train.seed}"
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        trainer, model = train_model(config, folder, progress)
+        write_diagnostics(trainer, model, config, folder)
+    return path, checkpoint.describe(path)["about"]["data"]
+
+
+def device() -> str:
+    """Where models are evaluated."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,218 @@
+"""The command line. Options are the fields of the configuration classes; unknown ones are refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from echelon.collect import CollectConfig, collect
+from echelon.config import ModelConfig, PlannerConfig, TrainConfig, from_dict, to_dict
+from echelon.demo import DemoConfig
+from echelon.presets import DEMO_MODEL, DEMO_TRAIN, planner_for
+from echelon.progress import Progress
+from echelon.types import EchelonError
+
+Positional = tyro.conf.Positional
+Flat = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """From nothing to a report on two cores in under ten minutes; run again, it resumes."""
+
+    out: Path = Path("runs/demo")
+    """run folder"""
+    config: Annotated[DemoConfig, Flat] = field(default_factory=DemoConfig)
+
+    def __call__(self) -> None:
+        from echelon import demo, report
+
+        progress = Progress()
+        progress.say(
+            "Echelon: collect, train, plan and compare in a maze; Ctrl-C stops, run again resumes."
+        )
+        records = demo.run(self.config, self.out, progress)
+        print(report.summary(records))
+        print(f"\nreport: {(self.out / 'report.html').resolve()}")
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Log exploratory trajectories in a generated maze (PointMaze, 64 x 64 images)."""
+
+    out: Positional[Path]
+    """HDF5 file to write"""
+    config: Annotated[CollectConfig, Flat] = field(default_factory=CollectConfig)
+
+    def __call__(self) -> None:
+        _refuse_existing(self.out)
+        collect(self.config, self.out, Progress())
+        print(self.out)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a hierarchy on episodes, from images and actions alone; run again, it resumes."""
+
+    data: Positional[Path]
+    """HDF5 file of episodes"""
+    out: Path
+    """run folder"""
+    model: ModelConfig = DEMO_MODEL
+    train: TrainConfig = DEMO_TRAIN
+
+    def __call__(self) -> None:
+        from echelon.data.episodes import Episodes
+        from echelon.trainer import Trainer
+
+        trainer = Trainer(Episodes.open(self.data), self.model, self.train, self.out)
+        trainer.run(Progress())
+        print(trainer.checkpoint)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Paired trials of planners on the layout that a checkpoint was trained in."""
+
+    checkpoint: Positional[Path]
+    out: Path
+    """run folder for records.json and report.html"""
+    planner: tuple[Path, ...] = ()
+    """JSON files, each a list of planner settings, level 0 first ('echelon inspect --planner' prints
+    one); one level plans flat. None compares what the demo compares"""
+    trials: int = 100
+    """in each distance bin"""
+    budget: int = 400
+    """environment steps a trial"""
+    seed: int = 0
+    """of the trials"""
+
+    def __call__(self) -> None:
+        from echelon import report
+        from echelon.experiment import evaluate_checkpoint
+
+        settings = {path.stem: _planner(path) for path in self.planner}
+        records = evaluate_checkpoint(
+            self.checkpoint, self.out, settings, self.trials, self.budget, self.seed, Progress()
+        )
+        print(report.summary(records))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One plan from an image to a goal image, as JSON: actions, subgoals, what it took."""
+
+    checkpoint: Positional[Path]
+    observation: Path
+    """PNG of now"""
+    goal: Path
+    """PNG of the goal"""
+    planner: Path | None = None
+    """JSON list of planner settings; None takes the model's own"""
+    seed: int = 0
+
+    def __call__(self) -> None:
+        from echelon.agent import Agent
+        from echelon.checkpoint import load_model
+
+        model = load_model(self.checkpoint)
+        settings = _planner(self.planner) if self.planner else planner_for(model.config)
+        agent = Agent.of(model, settings, self.seed)
+        agent.reset(goal=_image(self.goal))
+        agent.act(_image(self.observation))
+        print(json.dumps(agent.explain(), indent=1))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Make report.html anew from a run folder's records."""
+
+    run: Positional[Path]
+
+    def __call__(self) -> None:
+        from echelon.report import write_report
+
+        print(write_report(self.run))
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """What a file of episodes or a checkpoint holds, as JSON."""
+
+    file: Positional[Path]
+    planner: bool = False
+    """print the planner settings that a checkpoint's model is used with"""
+    verify: bool = False
+    """compare every value of the episodes with their checksum"""
+
+    def __call__(self) -> None:
+        print(json.dumps(self._found(), indent=1))
+
+    def _found(self) -> Any:
+        from echelon import checkpoint
+        from echelon.data.episodes import Episodes
+
+        if self.file.suffix != ".safetensors":
+            episodes = Episodes.open(self.file)
+            if self.verify:
+                episodes.verify()
+            return episodes.describe()
+        header = checkpoint.describe(self.file)
+        if self.planner:
+            return [to_dict(p) for p in planner_for(from_dict(ModelConfig, header["model"]))]
+        return header
+
+
+def _planner(path: Path) -> tuple[PlannerConfig, ...]:
+    from echelon.files import read_json
+
+    levels = read_json(path)
+    if not isinstance(levels, list) or not all(isinstance(level, dict) for level in levels):
+        raise EchelonError(f"{path}: must be a JSON list of planner settings, level 0 first")
+    return tuple(from_dict(PlannerConfig, level, f"{path}: ") for level in levels)
+
+
+def _image(path: Path) -> Any:
+    import numpy as np
+    from matplotlib.image import imread
+
+    try:
+        image = imread(path, format="png")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise EchelonError(f"{path}: cannot be read as a PNG image") from error
+    pixels = image[..., :3] if image.ndim == 3 else np.stack([image] * 3, -1)
+    return (pixels * 255).round().astype(np.uint8) if pixels.dtype != np.uint8 else pixels
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise EchelonError(f"{path}: is there already; choose another name, or delete it")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; 0, or 2 for a user's mistake, or 130 for Ctrl-C."""
+    from echelon.bench import Bench
+
+    commands = (Demo, Collect, Train, Evaluate, Plan, Report, Inspect, Bench)
+    subcommands = {command.__name__.lower(): command for command in commands}
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            subcommands, args=arguments, prog="echelon", description=__doc__
+        )
+        command()
+    except EchelonError as error:
+        print(f"echelon: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nechelon: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

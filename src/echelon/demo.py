@@ -1,0 +1,112 @@
+"""From nothing to a report: collect, train, evaluate, diagnose, show.
+
+Every part leaves its file in the run folder and is skipped where that file is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from echelon.collect import CollectConfig, collect
+from echelon.config import ModelConfig, TrainConfig
+from echelon.data.episodes import Episodes
+from echelon.diagnostics import diagnose
+from echelon.evaluation import BINS, HELD_OUT_LAYOUTS, Method, Trial, make_trials
+from echelon.experiment import compare, demo_methods, write_results
+from echelon.files import write_atomically
+from echelon.models.hierarchy import Hierarchy
+from echelon.presets import DEMO_MODEL, DEMO_TRAIN
+from echelon.progress import Progress
+from echelon.records import Record
+from echelon.trainer import Trainer
+
+HELD_OUT_SEED = 1001
+"""maze seed of the first held-out layout; training layouts use small ones"""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The whole demo, at a size that two cores finish in under ten minutes."""
+
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    model: ModelConfig = DEMO_MODEL
+    train: TrainConfig = DEMO_TRAIN
+    trials: int = 30
+    """in each distance bin"""
+    layout_trials: int = 12
+    """on each held-out layout"""
+    held_out_layouts: int = 2
+    budget: int = 400
+    """environment steps a trial"""
+
+
+def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trainer, Hierarchy]:
+    """Collect what is not there yet, and train on it."""
+    data = out / "episodes.h5"
+    if not data.exists():
+        collect(config.collect, data, progress)
+    trainer = Trainer(Episodes.open(data), config.model, config.train, out)
+    return trainer, trainer.run(progress)
+
+
+def run(config: DemoConfig, out: Path, progress: Progress) -> list[Record]:
+    """The whole demo; returns its records, which are in the folder too."""
+    trainer, model = train_model(config, out, progress)
+    write_diagnostics(trainer, model, config, out)
+    records, shown = evaluate(
+        config, out, model, demo_methods(config.model), trainer.identity, progress
+    )
+    write_results(out, records, shown)
+    return records
+
+
+def write_diagnostics(trainer: Trainer, model: Hierarchy, config: DemoConfig, out: Path) -> None:
+    """diagnostics.json, where it is not there yet."""
+    path = out / "diagnostics.json"
+    if not path.exists():
+        found = diagnose(model, trainer.episodes, trainer.held_out_ids, config.collect.layout)
+        write_atomically(path, json.dumps(found).encode())
+
+
+def evaluate(
+    config: DemoConfig,
+    out: Path,
+    model: Hierarchy,
+    methods: Sequence[Method],
+    data: dict[str, Any],
+    progress: Progress,
+) -> tuple[list[Record], list[dict[str, Any]]]:
+    """Records of all methods on the layout trained on and on others, and trials to animate."""
+    records: list[Record] = []
+    shown: list[dict[str, Any]] = []
+    for group, trials in trials_of(config).items():
+        found = compare(
+            out / "outcomes" / group,
+            model,
+            methods,
+            trials,
+            config.budget,
+            config.collect.action_repeat,
+            config.train.seed,
+            data,
+            progress,
+        )
+        records += found[0]
+        shown += found[1]
+    return records, shown
+
+
+def trials_of(config: DemoConfig) -> dict[str, list[Trial]]:
+    """Test trials in the layout trained in, by distance, and in layouts never seen."""
+    seed = config.train.seed
+    home = make_trials(config.collect.layout, config.trials, seed, "test", tuple(BINS))
+    away: list[Trial] = []
+    for number in range(config.held_out_layouts):
+        other = replace(config.collect, maze_seed=HELD_OUT_SEED + number)
+        split = (HELD_OUT_LAYOUTS,)
+        away += make_trials(other.layout, config.layout_trials, seed, "test", split)
+    return {"home": home, "away": away} if away else {"home": home}

@@ -1,0 +1,183 @@
+"""One model against many trials, each method once, kept as it goes.
+
+A folder of outcomes holds one file a method; records and animations are made of those, so that an
+evaluation stopped half way goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echelon import checkpoint
+from echelon.atlas import Atlas
+from echelon.config import ModelConfig, PlannerConfig
+from echelon.evaluation import (
+    BINS,
+    Method,
+    Outcome,
+    Trial,
+    make_trials,
+    provenance,
+    run_trials,
+    to_records,
+    traces,
+)
+from echelon.files import read_json, write_atomically
+from echelon.models.hierarchy import Hierarchy
+from echelon.presets import FlatSetting, planner_for
+from echelon.progress import Progress
+from echelon.records import Record, save
+from echelon.report import write_report
+from echelon.types import EchelonError
+
+FLAT_CHEAP = FlatSetting(horizon=200, candidates=16, iterations=1, replan=10)
+FLAT_MORE = FlatSetting(horizon=200, candidates=64, iterations=1)
+SAME_COST = FlatSetting(horizon=20, candidates=32, iterations=2, correlation=0.9, replan=2)
+
+
+def demo_methods(model: ModelConfig) -> list[Method]:
+    """What the demo compares: the hierarchy, flat at two budgets, and the controls."""
+    return [
+        Method("hierarchical", "default", planner_for(model)),
+        flat_method(FLAT_CHEAP),
+        flat_method(FLAT_MORE),
+        same_cost_method(SAME_COST),
+        Method("control:random", "uniform"),
+    ]
+
+
+def flat_method(setting: FlatSetting) -> Method:
+    """Level 0 alone, with its own latent distance."""
+    return Method("flat", setting.name, setting.levels)
+
+
+def same_cost_method(setting: FlatSetting) -> Method:
+    """Level 0 alone, with the hierarchy's latent distance."""
+    return Method("control:flat-same-cost", setting.name, setting.levels, "upper")
+
+
+def outcome_of(
+    folder: Path,
+    model: Hierarchy,
+    method: Method,
+    trials: Sequence[Trial],
+    budget: int,
+    action_repeat: int,
+    progress: Progress,
+) -> Outcome:
+    """Run a method on the trials, or read what an earlier run found."""
+    path = folder / f"{method.method}-{method.setting}.json".replace(":", "-")
+    if path.exists():
+        return _read(path)
+    atlases: list[Atlas] = []
+    if len(method.levels) > 1:
+        made = {id(t.layout): Atlas.of(model, t.layout) for t in trials}
+        atlases = [made[id(trial.layout)] for trial in trials]
+    outcome = run_trials(model, method, trials, budget, action_repeat, 0, progress, atlases)
+    write_atomically(path, json.dumps(_plain(outcome)).encode())
+    return outcome
+
+
+def compare(
+    folder: Path,
+    model: Hierarchy,
+    methods: Sequence[Method],
+    trials: Sequence[Trial],
+    budget: int,
+    action_repeat: int,
+    seed: int,
+    data: dict[str, Any],
+    progress: Progress,
+) -> tuple[list[Record], list[dict[str, Any]]]:
+    """Records of every method on the same trials, and some trials to animate."""
+    shared = provenance(model, data, seed, budget)
+    outcomes = {
+        method: outcome_of(folder, model, method, trials, budget, action_repeat, progress)
+        for method in methods
+    }
+    records = [
+        record
+        for method, outcome in outcomes.items()
+        for record in to_records(method, trials, outcome, shared)
+    ]
+    pair = [
+        next((p for p in outcomes.items() if p[0].method == name), None)
+        for name in ("hierarchical", "flat")
+    ]
+    both = [p for p in pair if p is not None]
+    chosen = pick(trials, [outcome for _, outcome in both], each=2)
+    return records, traces(trials, both, chosen)
+
+
+def write_results(out: Path, records: Sequence[Record], shown: Sequence[dict[str, Any]]) -> Path:
+    """records.json, traces.json and the report of a run folder."""
+    save(out / "records.json", records)
+    write_atomically(out / "traces.json", json.dumps(shown).encode())
+    return write_report(out)
+
+
+def evaluate_checkpoint(
+    path: Path,
+    out: Path,
+    planners: Mapping[str, Sequence[PlannerConfig]],
+    trials: int,
+    budget: int,
+    seed: int,
+    progress: Progress,
+) -> list[Record]:
+    """Trials in the layout that a checkpoint was trained in; by default what the demo compares."""
+    model, about = checkpoint.load_model(path), checkpoint.describe(path)["about"]
+    meta = about["meta"]
+    if meta.get("task") != "point-maze":
+        raise EchelonError(
+            f"{path}: was not trained on point-maze episodes, so there is no task to evaluate it on; "
+            "drive your own environment with an Agent"
+        )
+    layout = np.array(meta["layout"], np.int8)
+    methods = [
+        Method("flat" if len(levels) == 1 else "hierarchical", name, tuple(levels))
+        for name, levels in planners.items()
+    ] or demo_methods(model.config)
+    made = make_trials(layout, trials, seed, "test", tuple(BINS))
+    records, shown = compare(
+        out / "outcomes",
+        model,
+        methods,
+        made,
+        budget,
+        meta["action_repeat"],
+        about["train"]["seed"],
+        about["data"],
+        progress,
+    )
+    write_results(out, records, shown)
+    return records
+
+
+def pick(trials: Sequence[Trial], outcomes: Sequence[Outcome], each: int) -> list[int]:
+    """Trials to animate: in every split up to `each` of each pattern of success, longest first."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i, trial in enumerate(trials):
+        pattern = tuple(bool(outcome.success[i]) for outcome in outcomes)
+        groups.setdefault((trial.split, pattern), []).append(i)
+    chosen: list[int] = []
+    for members in groups.values():
+        chosen += sorted(members, key=lambda i: -trials[i].distance)[:each]
+    return sorted(chosen)
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    fields = ((f.name, getattr(outcome, f.name)) for f in dataclasses.fields(outcome))
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields}
+
+
+def _read(path: Path) -> Outcome:
+    values = read_json(path)
+    arrays = {k: np.array(values[k]) for k in ("success", "steps", "calls", "macs")}
+    return Outcome(**(values | arrays))
