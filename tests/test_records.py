@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -79,10 +80,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     before = path.read_text()
 
     def fail(*_: object) -> None:
-        raise OSError("disk")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk"):
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(EchelonError, match="disk is full"):
         save(path, [record(successes=1)])
     assert path.read_text() == before
     assert os.listdir(tmp_path) == ["records.json"]

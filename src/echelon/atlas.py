@@ -6,7 +6,6 @@ For judging and for pictures alone. Models are trained and plans are made withou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from echelon.envs.layouts import Layout
 from echelon.envs.point_maze import draw, draw_background
 from echelon.models.hierarchy import Hierarchy
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class Atlas:
         size = model.config.image_size
         steps = np.arange(0.1, 1.0, spacing) + (0.9 - np.arange(0.1, 1.0, spacing)[-1]) / 2
         offsets = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
-        places = (layouts.free_cells(layout)[:, None] + offsets[None]).reshape(-1, 2)
+        cells = layouts.free_cells(layout).astype(np.float64)
+        places = (cells[:, None] + offsets[None]).reshape(-1, 2)
         device = next(model.parameters()).device
         frames = torch.from_numpy(draw(draw_background(layout, size), places, layout)).to(device)
         states = model.lift(model.encode(torch.stack([frames, frames], 1)))

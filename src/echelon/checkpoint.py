@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from echelon.config import ModelConfig, from_dict, to_dict
+from echelon import schema
+from echelon.config import ModelConfig, to_dict
 from echelon.files import write_atomically
 from echelon.models.hierarchy import Hierarchy
 from echelon.types import EchelonError
@@ -38,7 +39,9 @@ def save_model(path: Path, model: Hierarchy, about: dict[str, Any]) -> None:
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Hierarchy:
     """The model of a checkpoint, in evaluation mode."""
     header, tensors = read_tensors(Path(path), "model")
-    model = Hierarchy(from_dict(ModelConfig, header["model"], "model."), header["action_dim"])
+    model = Hierarchy(
+        schema.read(ModelConfig, header["model"], f"{path}: model"), header["action_dim"]
+    )
     fill(model, tensors, Path(path))
     return model.to(device).eval()
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from echelon import schema
 from echelon.collect import CollectConfig, collect
-from echelon.config import ModelConfig, PlannerConfig, TrainConfig, from_dict, to_dict
+from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
 from echelon.demo import DemoConfig
 from echelon.presets import DEMO_MODEL, DEMO_TRAIN, planner_for
 from echelon.progress import Progress
@@ -119,12 +120,13 @@ class Plan:
     def __call__(self) -> None:
         from echelon.agent import Agent
         from echelon.checkpoint import load_model
+        from echelon.images import read_png
 
         model = load_model(self.checkpoint)
         settings = _planner(self.planner) if self.planner else planner_for(model.config)
         agent = Agent.of(model, settings, self.seed)
-        agent.reset(goal=_image(self.goal))
-        agent.act(_image(self.observation))
+        agent.reset(goal=read_png(self.goal))
+        agent.act(read_png(self.observation))
         print(json.dumps(agent.explain(), indent=1))
 
 
@@ -164,7 +166,12 @@ class Inspect:
             return episodes.describe()
         header = checkpoint.describe(self.file)
         if self.planner:
-            return [to_dict(p) for p in planner_for(from_dict(ModelConfig, header["model"]))]
+            return [
+                to_dict(p)
+                for p in planner_for(
+                    schema.read(ModelConfig, header["model"], f"{self.file}: model")
+                )
+            ]
         return header
 
 
@@ -174,19 +181,9 @@ def _planner(path: Path) -> tuple[PlannerConfig, ...]:
     levels = read_json(path)
     if not isinstance(levels, list) or not all(isinstance(level, dict) for level in levels):
         raise EchelonError(f"{path}: must be a JSON list of planner settings, level 0 first")
-    return tuple(from_dict(PlannerConfig, level, f"{path}: ") for level in levels)
-
-
-def _image(path: Path) -> Any:
-    import numpy as np
-    from matplotlib.image import imread
-
-    try:
-        image = imread(path, format="png")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise EchelonError(f"{path}: cannot be read as a PNG image") from error
-    pixels = image[..., :3] if image.ndim == 3 else np.stack([image] * 3, -1)
-    return (pixels * 255).round().astype(np.uint8) if pixels.dtype != np.uint8 else pixels
+    return tuple(
+        schema.read(PlannerConfig, level, f"{path}: level {i}") for i, level in enumerate(levels)
+    )
 
 
 def _refuse_existing(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exploratory trajectories in PointMaze: no expert, no goal, no reward, only correlated random forces."""
+"""Exploratory trajectories in PointMaze: no expert, no goal, no reward, only random forces."""
 
 from __future__ import annotations
 

@@ -7,14 +7,10 @@ and reading them back refuses unknown fields. A check that needs only the option
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from echelon.types import EchelonError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -120,6 +116,8 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """One training run: its stages, and what holds for all of them."""
+
     stages: tuple[StageConfig, ...] = (
         StageConfig(levels=(0,), steps=1200, batch_size=64, train_encoder=True),
         StageConfig(levels=(0, 1), steps=3000, batch_size=256),
@@ -198,23 +196,3 @@ class PlannerConfig:
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON types."""
     return dataclasses.asdict(config)
-
-
-def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
-    """The configuration that `to_dict` gave; unknown and missing fields are errors."""
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise EchelonError(f"{where or cls.__name__}: unknown option {', '.join(unknown)}")
-    return cls(**{key: _read(hints[key], value, f"{where}{key}.") for key, value in values.items()})
-
-
-def _read(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type[Any], hint), value, where)
-    if origin is tuple:
-        return tuple(_read(arguments[0], item, f"{where}{i}.") for i, item in enumerate(value))
-    if origin in (types.UnionType, typing.Union) and value is not None:
-        return _read(next(a for a in arguments if a is not type(None)), value, where)
-    return value

@@ -5,8 +5,6 @@ Figures in cells come from locating latents in an `Atlas`; the report draws what
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from echelon.data.episodes import Episodes
 from echelon.data.windows import coarsen
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
+from echelon.images import png_text
 from echelon.losses import effective_rank
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.planner import rollout
@@ -46,8 +45,8 @@ def diagnose(
             latent_figures(model, index, atlas, frames) for index in range(len(model.levels))
         ],
         "layout": layout.tolist(),
-        "observation_png": _png(example),
-        "goal_png": _png(frames[1, -1]),
+        "observation_png": png_text(example),
+        "goal_png": png_text(frames[1, -1]),
     }
 
 
@@ -181,11 +180,3 @@ def _latent_at(atlas: Atlas, level: int, place: Array) -> Tensor:
 
 def _rounded(values: Array) -> list[float]:
     return [float(f"{v:.4g}") for v in np.asarray(values, float)]
-
-
-def _png(image: Array) -> str:
-    from matplotlib.image import imsave
-
-    out = io.BytesIO()
-    imsave(out, image, format="png")
-    return base64.b64encode(out.getvalue()).decode()

@@ -148,14 +148,14 @@ def run_trials(
             out.macs[active] += actor.macs
             out.steps[active] += 1
             if atlases:
-                plans = actor.new_subgoals([atlases[i] for i in active])
-                for index, (places, subgoal) in zip(active.tolist(), plans, strict=False):
+                plans = actor.new_subgoals([atlases[int(i)] for i in active])
+                for index, (places, subgoal) in zip(map(int, active), plans, strict=False):
                     out.subgoals[index].append(
                         {"step": step, "places": places.tolist(), "active": subgoal.tolist()}
                     )
             kept: list[int] = []
             observations = []
-            for row, index in enumerate(active.tolist()):
+            for row, index in enumerate(map(int, active)):
                 image, _, _, _, info = envs[index].step(actions[row])
                 out.paths[index].append(_place(envs[index]))
                 out.success[index] = info["success"]
@@ -244,7 +244,7 @@ def to_records(
                 split=split,
                 method=method.method,
                 setting=method.setting,
-                levels=len(method.levels),
+                levels=max(1, len(method.levels)),
                 episodes=int(rows.sum()),
                 successes=int(outcome.success[rows].sum()),
                 predictor_calls_per_episode=round(float(outcome.calls[rows].mean()), 1),

@@ -24,12 +24,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
             raise EchelonError(
                 f"{path}: the disk is full; free some space and run again"
             ) from error
         raise EchelonError(f"{path}: could not be written ({error.strerror})") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -43,8 +44,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise EchelonError(f"{path}: no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise EchelonError(f"{path}: is not valid JSON; delete it and run again") from error
+    except (OSError, ValueError) as error:
+        raise EchelonError(f"{path}: not readable as JSON ({error})") from error
 
 
 def versions() -> dict[str, str]:

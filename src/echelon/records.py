@@ -7,22 +7,17 @@ line. Nothing here knows how the numbers were made or how they are shown.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
-import os
 import re
-import tempfile
-import types
-import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
+from echelon.files import read_json, write_atomically
+from echelon.schema import read
 from echelon.types import EchelonError
-
-T = TypeVar("T")
 
 FLAT, HIERARCHICAL, CONTROL = "flat", "hierarchical", "control:"
 
@@ -185,7 +180,7 @@ def sort_key(record: Record) -> tuple[Any, ...]:
 
 def load(path: Path) -> list[Record]:
     """The records of a file; unknown, missing and mistyped fields are errors."""
-    values = load_json(path)
+    values = read_json(path)
     if not isinstance(values, list):
         raise EchelonError(f"{path}: expected a list of records")
     return [read(Record, v, f"{path}: record {i}") for i, v in enumerate(cast(list[Any], values))]
@@ -200,96 +195,4 @@ def save(path: Path, records: Sequence[Record]) -> None:
         if planner:
             values["planner"] = json.loads(json.dumps(planner, sort_keys=True, allow_nan=False))
         lines.append(json.dumps(values, allow_nan=False, ensure_ascii=False))
-    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step that survives a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            # mkstemp makes files that only their owner may read.
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def load_json(path: Path) -> Any:
-    """A JSON file's value, or one line that says what is wrong with the file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EchelonError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise EchelonError(f"{path}: not readable as JSON ({error})") from None
-
-
-def read(cls: type[T], value: Any, where: str) -> T:
-    """Plain JSON as the dataclass `cls`; unknown, missing and mistyped fields are errors.
-
-    where: what to call the value in an error.
-    """
-    if not isinstance(value, Mapping):
-        raise EchelonError(f"{where}: expected an object, not {_name(value)}")
-    values = cast(Mapping[str, Any], value)
-    hints, required = _fields(cls)
-    if unknown := sorted(set(values) - set(hints)):
-        raise EchelonError(f"{where}: unknown field {', '.join(unknown)}")
-    if missing := [name for name in required if name not in values]:
-        raise EchelonError(f"{where}: missing field {', '.join(missing)}")
-    return cls(**{key: _read(hints[key], v, f"{where}: {key}") for key, v in values.items()})
-
-
-@functools.cache
-def _fields(cls: type[Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    required = tuple(
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    )
-    return typing.get_type_hints(cls), required
-
-
-def _read(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        inner = next(a for a in arguments if a is not type(None))
-        return None if value is None else _read(inner, value, where)
-    if dataclasses.is_dataclass(hint):
-        return read(cast(type[Any], hint), value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise EchelonError(f"{where}: expected a list, not {_name(value)}")
-        items = cast(list[Any], value)
-        if arguments[-1] is not Ellipsis and len(items) != len(arguments):
-            raise EchelonError(f"{where}: expected {len(arguments)} values, not {len(items)}")
-        return tuple(_read(arguments[0], item, f"{where}.{i}") for i, item in enumerate(items))
-    kind = origin or hint
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise EchelonError(f"{where}: expected {_KINDS.get(kind, kind)}, not {_name(value)}")
-    if kind is float and not math.isfinite(value):
-        raise EchelonError(f"{where}: {value} is not a finite number")
-    return value
-
-
-_KINDS: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    dict: "an object",
-}
-
-
-def _name(value: Any) -> str:
-    return f"{value!r:.40}"
+    write_atomically(path, ("[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n").encode())

@@ -7,7 +7,6 @@ after a kill gives the weights that an undisturbed run gives.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -27,10 +26,11 @@ from echelon import checkpoint, losses
 from echelon.config import ModelConfig, StageConfig, TrainConfig, to_dict
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
-from echelon.files import open_run, write_atomically
+from echelon.files import open_run
 from echelon.models.hierarchy import Hierarchy, ImageLift, LatentLift
 from echelon.objective import Objective
 from echelon.progress import Progress
+from echelon.runlog import RunLog
 from echelon.types import EchelonError
 
 ENCODE_BATCH = 2048
@@ -78,6 +78,7 @@ class Trainer:
         if train.num_threads:
             torch.set_num_threads(train.num_threads)
         self.fabric = _fabric(train)
+        self._runlog = RunLog(out)
         torch.manual_seed(train.seed)
         self.model = Hierarchy(model, episodes.action_dim)
         self.objective = Objective(self.model, train.ema)
@@ -157,10 +158,8 @@ class Trainer:
 
     def _batches(self, stage: StageConfig, index: int) -> tuple[Batches, Batches]:
         device = self.fabric.device
-        if stage.train_encoder:
-            inputs = torch.from_numpy(self.episodes.pixels)
-        else:
-            inputs = self._encode_all()
+        pixels = torch.from_numpy(self.episodes.pixels)
+        inputs = pixels if stage.train_encoder else self._encode_all()
         actions = torch.from_numpy(np.nan_to_num(self.episodes.actions))
         if device.type != "cpu":
             inputs, actions = inputs.to(device), actions.to(device)
@@ -260,12 +259,8 @@ class Trainer:
         self.objective.train()
         if not self.fabric.is_global_zero:
             return
-        line = {"stage": index, "step": step, "time": round(time.time(), 1), **figures}
-        with self._log_file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
         total = sum(s.steps for s in self.config.stages[:index]) + step
-        for name, value in figures.items():
-            self._tensorboard.add_scalar(name, value, total)
+        self._runlog.add(index, step, total, figures)
         for level in stage.levels:
             collapsed = (
                 figures[f"level{level}/deviation"] < 0.02 or figures[f"level{level}/rank"] < 1.1
@@ -277,18 +272,6 @@ class Trainer:
                     f"{figures[f'level{level}/rank']:.1f}): raise loss.variance or "
                     "loss.inverse-dynamics, or lower loss.smoothness"
                 )
-
-    @property
-    def _tensorboard(self) -> Any:
-        if not hasattr(self, "_writer"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.out / "tensorboard"))
-        return self._writer
-
-    @property
-    def _log_file(self) -> Path:
-        return self.out / "log.jsonl"
 
     @property
     def _training_file(self) -> Path:
@@ -310,7 +293,7 @@ class Trainer:
         """Stage and step to go on from; (0, 0) in a new folder. Later lines of the log are dropped."""
         self._resumed: dict[str, Tensor] = {}
         if not self._training_file.exists():
-            self._log_file.unlink(missing_ok=True)
+            self._runlog.cut(-1, 0)
             return 0, 0
         header, self._resumed = checkpoint.read_tensors(self._training_file, "training")
         prefix = "objective."
@@ -321,13 +304,7 @@ class Trainer:
         }
         checkpoint.fill(self.objective, objective, self._training_file)
         stage, step = header["stage"], header["step"]
-        if self._log_file.exists():
-            kept = [
-                line
-                for line in self._log_file.read_text().splitlines(keepends=True)
-                if line.endswith("}\n") and _place(line) <= (stage, step)
-            ]
-            write_atomically(self._log_file, "".join(kept).encode())
+        self._runlog.cut(stage, step)
         return stage, step
 
     def _check_windows(self) -> None:
@@ -418,8 +395,3 @@ def _rows_of(episodes: Episodes, ids: np.ndarray) -> np.ndarray:
     """Rows of all frames of some episodes."""
     spans = zip(episodes.offsets[ids], episodes.lengths[ids], strict=True)
     return np.concatenate([np.arange(first, first + length) for first, length in spans])
-
-
-def _place(line: str) -> tuple[int, int]:
-    entry = json.loads(line)
-    return entry["stage"], entry["step"]

@@ -29,7 +29,7 @@ class WindowSampler:
     def of(
         lengths: np.ndarray, offsets: np.ndarray, episodes: np.ndarray, length: int
     ) -> WindowSampler:
-        """All windows of `length` steps inside the given `episodes` (frames: lengths, first: offsets)."""
+        """All windows of `length` steps inside `episodes` (lengths in frames, offsets in rows)."""
         counts = np.maximum(lengths[episodes] - length, 0)
         if counts.sum() == 0:
             longest = int(lengths[episodes].max(initial=1)) - 1

@@ -7,6 +7,8 @@ position is given in `info` for judging success and for logging; no model or pla
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 import gymnasium as gym
@@ -71,7 +73,8 @@ class PointMaze(gym.Env[Image, Array]):
 
     def __init__(self, layout: Layout, image_size: int = 64, action_repeat: int = 4) -> None:
         try:
-            from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+            with contextlib.redirect_stderr(io.StringIO()):  # a notice about other environments
+                from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
         except ImportError as error:
             raise EchelonError(
                 "PointMaze needs Gymnasium-Robotics: pip install 'echelon[tasks]'"

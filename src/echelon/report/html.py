@@ -37,7 +37,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from echelon.records import write_text
+from echelon.files import write_atomically
 from echelon.report.compare import Comparison, compare, headline, notes
 from echelon.report.inputs import RunFolder, Trace, read_folder
 from echelon.report.sections import cards, evidence, measured, models, pooled_table, provenance
@@ -54,7 +54,7 @@ def write_report(run_folder: Path) -> Path:
     """Write ``report.html`` into a run folder and return its path."""
     folder = read_folder(run_folder)
     path = run_folder / "report.html"
-    write_text(path, page(folder))
+    write_atomically(path, page(folder).encode())
     return path
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from echelon.records import Record, load, load_json, read
+from echelon.files import read_json
+from echelon.records import Record, load
+from echelon.schema import read
 from echelon.types import EchelonError
 
 Place: TypeAlias = tuple[float, float]
@@ -175,7 +177,7 @@ def read_folder(folder: Path) -> RunFolder:
 
     def optional(name: str) -> Any:
         path = folder / name
-        return load_json(path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     diagnostics = optional("diagnostics.json")
     traces = optional("traces.json")

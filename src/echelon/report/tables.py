@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from echelon.records import CONTROL, Pooled, Record, write_text
+from echelon.files import write_atomically
+from echelon.records import CONTROL, Pooled, Record
 from echelon.report.compare import (
     Comparison,
     compare,
@@ -71,7 +72,7 @@ def markdown_table(records: Sequence[Record]) -> str:
 def update_markdown(path: Path, records: Sequence[Record], name: str = "demo") -> None:
     """Rewrite what stands between ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->``."""
     before, _, after = _parts(path, name)
-    write_text(path, f"{before}\n{markdown_table(records)}\n{after}")
+    write_atomically(path, f"{before}\n{markdown_table(records)}\n{after}".encode())
 
 
 def check_markdown(path: Path, records: Sequence[Record], name: str = "demo") -> bool:
