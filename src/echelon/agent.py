@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from echelon.checkpoint import load_model
 from echelon.config import PlannerConfig
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.ledger import macs_of
 from echelon.planning.planner import Planner, build
+from echelon.presets import planner_for
 from echelon.types import Cost, EchelonError, Plan, Spent, State
+
+
+def load(
+    path: Path | str,
+    planner: Sequence[PlannerConfig] = (),
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Agent:
+    """An agent with the model of a checkpoint.
+
+    planner: settings for the levels that plan, level 0 first; by default those the model is known
+        to work with. One alone plans flat.
+    """
+    model = load_model(path, device)
+    return Agent.of(model, planner or planner_for(model.config), seed)
 
 
 @dataclass

@@ -23,6 +23,8 @@ class LossConfig:
     """hinge that keeps each latent's standard deviation above 1 (VICReg)"""
     correlation: float = 0.003
     """decorrelates latents (VICReg); larger values raise the rank and bend the latent space"""
+    log_determinant: float = 0.0
+    """entropy of the latents; in place of the two above, it lets slow latents grow large"""
     smoothness: float = 2.0
     """squared change of the latent from one step of this level to the next"""
     inverse_dynamics: float = 0.5

@@ -32,6 +32,19 @@ def correlation(z: Tensor) -> Tensor:
     return (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]
 
 
+def log_determinant(z: Tensor) -> Tensor:
+    """Minus the mean log eigenvalue of the covariance of z [N, D]: entropy, were it Gaussian.
+
+    The information measure of CorInfoMax (arXiv 2209.07999, eq. 3). It takes the place of variance
+    and correlation terms. Together with smoothness it makes each latent's variance the inverse of
+    how fast it changes, the scaling of a commute-time embedding: distance grows with the time that
+    wandering from one state to the other takes.
+    """
+    z = z - z.mean(0)
+    covariance = z.T @ z / (len(z) - 1)
+    return -torch.logdet(covariance + 1e-6 * torch.eye(z.shape[1], device=z.device)) / z.shape[1]
+
+
 def smoothness(z: Tensor) -> Tensor:
     """Mean squared change from one step to the next, z [B, T, D]; 0 for a constant sequence."""
     return (z[:, 1:] - z[:, :-1]).square().mean()

@@ -113,9 +113,15 @@ def level_terms(
     if not z.requires_grad:
         return terms
     flat = z.flatten(0, -2)
-    terms["variance"] = weights.variance * losses.variance_hinge(flat)
-    terms["correlation"] = weights.correlation * losses.correlation(flat)
-    terms["smoothness"] = weights.smoothness * losses.smoothness(z)
+    for name, term in (
+        ("variance", losses.variance_hinge),
+        ("correlation", losses.correlation),
+        ("log_determinant", losses.log_determinant),
+    ):
+        if weight := getattr(weights, name):
+            terms[name] = weight * term(flat)
+    if weights.smoothness:
+        terms["smoothness"] = weights.smoothness * losses.smoothness(z)
     if weights.inverse_dynamics:
         both = torch.cat([states[k][:, t : t + steps] for t in (0, 1) for k in ("z", "dz")], -1)
         seen = (actions[:, :steps] - level.action_mean) / level.action_std
