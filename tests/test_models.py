@@ -221,8 +221,7 @@ def test_a_level_sends_no_gradient_below(index: int) -> None:
     assert all(name.startswith(f"level{index}/") for name in terms)
     torch.stack(list(terms.values())).sum().backward()
     for level in module.hierarchy.levels[:index]:
-        parameters = [*level.lift.parameters(), *level.predictor.parameters()]
-        assert all(parameter.grad is None for parameter in parameters)
+        assert all(parameter.grad is None for parameter in level.parameters())
     here = module.hierarchy.levels[index]
     assert all(parameter.grad is not None for parameter in here.lift.parameters())
     assert all(parameter.grad is not None for parameter in here.predictor.parameters())
