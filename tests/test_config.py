@@ -49,6 +49,7 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 def test_round_trip(config: Any) -> None:
     values = to_dict(config)
+    assert json.loads(json.dumps(values)) == values
     assert schema.read(type(config), values, "here") == config
     assert schema.read(type(config), json.loads(json.dumps(values)), "here") == config
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from echelon.types import EchelonError, State, Window, tree_map
 
-
 Batch = TypeVar("Batch")
 
 
