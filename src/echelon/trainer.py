@@ -218,6 +218,8 @@ class Trainer:
     def _fit_search(self) -> None:
         """What search needs of each upper level: its action prior, and the bank of known states."""
         self.model.eval()
+        for buffer in self.model.buffers():  # each process has its own statistics of the last batch
+            buffer.copy_(self.fabric.broadcast(buffer.cpu()))
         device = self.fabric.device
         latents = self._encode_all()
         actions = torch.from_numpy(np.nan_to_num(self.episodes.actions)).to(device)
