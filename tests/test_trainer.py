@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import model_config, train_config, write_episodes
@@ -22,10 +23,11 @@ from torch import Tensor
 from echelon import checkpoint, losses, objective
 from echelon.config import LossConfig, ModelConfig, StageConfig, TrainConfig
 from echelon.data.episodes import Episodes
+from echelon.data.windows import WindowSampler
 from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective
 from echelon.progress import Progress
-from echelon.trainer import Trainer, _trained_parameters
+from echelon.trainer import Batches, Trainer, _schedule, _trained_parameters
 from echelon.types import EchelonError
 
 
@@ -441,9 +443,20 @@ def test_frozen_levels_do_not_move(episodes: Episodes, tmp_path: Path, stage: St
     assert {int(name.split(".")[1]) for name in statistics} == set(stage.levels) - {0}
 
 
-def test_the_schedule_warms_up_and_decays() -> None:
-    from echelon.trainer import _schedule
+def test_a_batch_has_the_action_that_leaves_each_frame(episodes: Episodes) -> None:
+    """The dot moves by a tenth of the action, and stops at the ends."""
+    everyone = np.arange(len(episodes.lengths))
+    sampler = WindowSampler.of(episodes.lengths, episodes.offsets, everyone, 5)
+    place = torch.from_numpy(episodes.column("state"))
+    actions = torch.from_numpy(episodes.actions)
+    frames, forces = Batches(place, actions, sampler, size=50, seed=0, rank=0)(3)
+    assert frames.shape == (50, 6, 1)
+    assert forces.shape == (50, 4, 1)
+    moved = (frames[:, 1:-1] + 0.1 * forces).clamp(0, 1)
+    assert torch.allclose(moved, frames[:, 2:], atol=1e-6)
 
+
+def test_the_schedule_warms_up_and_decays() -> None:
     shares = [_schedule(step / 1000) for step in range(1000)]
     assert shares[0] == pytest.approx(0.001)
     assert shares.index(max(shares)) == 50
