@@ -8,6 +8,7 @@ pickled.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ from echelon.types import EchelonError
 FORMAT_VERSION = 1
 
 
+@dataclass(frozen=True)
+class _Header:
+    format: int
+    model: ModelConfig
+    action_dim: int
+    about: dict[str, Any]
+
+
 def save_model(path: Path, model: Hierarchy, about: dict[str, Any]) -> None:
     """Write a checkpoint atomically; `about` is any JSON that should stay with it."""
     header = {
@@ -38,10 +47,9 @@ def save_model(path: Path, model: Hierarchy, about: dict[str, Any]) -> None:
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Hierarchy:
     """The model of a checkpoint, in evaluation mode."""
-    header, tensors = read_tensors(Path(path), "model")
-    model = Hierarchy(
-        schema.read(ModelConfig, header["model"], f"{path}: model"), header["action_dim"]
-    )
+    values, tensors = read_tensors(Path(path), "model")
+    header = schema.read(_Header, values, f"{path}: header")
+    model = Hierarchy(header.model, header.action_dim)
     fill(model, tensors, Path(path))
     return model.to(device).eval()
 
@@ -90,10 +98,14 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tenso
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise EchelonError(f"{path}: is truncated or not a safetensors file") from error
-    about = json.loads(header)
-    if about["format"] > FORMAT_VERSION:
+    try:
+        about = json.loads(header)
+        version = int(about["format"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise EchelonError(f"{path}: its header is damaged; copy it again") from error
+    if version > FORMAT_VERSION:
         raise EchelonError(
-            f"{path}: checkpoint format {about['format']} is newer than this Echelon reads "
+            f"{path}: checkpoint format {version} is newer than this Echelon reads "
             f"({FORMAT_VERSION}); update echelon"
         )
     return about, tensors

@@ -7,6 +7,7 @@ and reading them back refuses unknown fields. A check that needs only the option
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -115,6 +116,12 @@ class StageConfig:
     learning_rate: float = 1e-3
     """peak, after a warm-up over the first 5 % and before a cosine decay to a twentieth"""
 
+    def __post_init__(self) -> None:
+        if not self.levels or min(self.levels) < 0 or len(set(self.levels)) < len(self.levels):
+            raise EchelonError(f"stages: {self.levels} are not the numbers of levels, from 0 up")
+        if self.steps < 1 or self.batch_size < 1:
+            raise EchelonError("stages: steps and batch_size must be at least 1")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -141,6 +148,12 @@ class TrainConfig:
     """cpu, cuda, mps, or what there is"""
     num_threads: int | None = None
     """CPU threads; None leaves PyTorch's choice"""
+
+    def __post_init__(self) -> None:
+        if self.log_every < 1:
+            raise EchelonError("log_every: must be at least 1")
+        if not 0 <= self.ema <= 1 or not 0 <= self.held_out < 1:
+            raise EchelonError("ema and held_out: shares, between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -197,4 +210,6 @@ class PlannerConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON types."""
-    return dataclasses.asdict(config)
+    return json.loads(
+        json.dumps(dataclasses.asdict(config))
+    )  # tuples as the lists they come back as

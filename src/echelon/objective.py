@@ -55,7 +55,7 @@ class Objective(nn.Module):
     ) -> Iterator[tuple[Window, State]]:
         """For levels 0 to `highest`, the window of each and its states by the EMA lift.
 
-        No gradient flows from one level's states into the level below.
+        No gradient flows from one level into the level below.
         """
         first = self.hierarchy.levels[0].lift
         online, slow = first, self.targets[0]
@@ -69,10 +69,10 @@ class Objective(nn.Module):
         for level, slow in zip(
             self.hierarchy.levels[1 : highest + 1], list(self.targets)[1:], strict=False
         ):
-            below = Window(tree_map(Tensor.detach, window.states), window.actions)
+            below = tree_map(Tensor.detach, (window.states, window.actions))
             with torch.no_grad():
                 target = coarsen(Window(target, actions), level.stride, slow, _no_action).states
-            window = coarsen(below, level.stride, level.lift, level.encode_action)
+            window = coarsen(Window(*below), level.stride, level.lift, level.encode_action)
             actions = window.actions
             yield window, target
 

@@ -61,9 +61,11 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise EchelonError(f"{where}: expected a list, not {_name(value)}")
         items = cast(list[Any], value)
-        if arguments[-1] is not Ellipsis and len(items) != len(arguments):
-            raise EchelonError(f"{where}: expected {len(arguments)} values, not {len(items)}")
-        return tuple(_read(arguments[0], item, f"{where}.{i}") for i, item in enumerate(items))
+        hints = arguments[:1] * len(items) if arguments[-1] is Ellipsis else arguments
+        if len(items) != len(hints):
+            raise EchelonError(f"{where}: expected {len(hints)} values, not {len(items)}")
+        pairs = enumerate(zip(hints, items, strict=True))
+        return tuple(_read(hint, item, f"{where}.{i}") for i, (hint, item) in pairs)
     kind = origin or hint
     if kind is float and type(value) is int:
         value = float(value)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from torch.optim import AdamW
 from echelon import checkpoint, losses
 from echelon.config import ModelConfig, StageConfig, TrainConfig, to_dict
 from echelon.data.episodes import Episodes
-from echelon.data.windows import WindowSampler
+from echelon.data.windows import WindowSampler, prefetched
 from echelon.files import open_run
 from echelon.models.hierarchy import Hierarchy, ImageLift, LatentLift
 from echelon.objective import Objective
@@ -73,17 +71,18 @@ class Trainer:
                 f"{model.image_size}; set --model.image-size {episodes.image_size}"
             )
         self.episodes, self.config, self.out = episodes, train, out
-        config = {"model": to_dict(model), "train": to_dict(train), "data": _identity(episodes)}
-        open_run(out, config)
+        self.train_ids, self.held_out_ids = episodes.split(train.held_out, train.seed)
+        self._check_windows(model)
         if train.num_threads:
             torch.set_num_threads(train.num_threads)
         self.fabric = _fabric(train)
+        config = {"model": to_dict(model), "train": to_dict(train), "data": _identity(episodes)}
+        with self.fabric.rank_zero_first():  # only one process writes, the others find it written
+            open_run(out, config)
         self._runlog = RunLog(out)
         torch.manual_seed(train.seed)
         self.model = Hierarchy(model, episodes.action_dim)
         self.objective = Objective(self.model, train.ema)
-        self.train_ids, self.held_out_ids = episodes.split(train.held_out, train.seed)
-        self._check_windows()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -129,22 +128,24 @@ class Trainer:
         batches, held_out = self._batches(stage, index)
         name = "encoder" if stage.train_encoder else "levels " + ", ".join(map(str, stage.levels))
         saved = time.monotonic()
-        self.objective.train()
+        self._train_mode(stage)
         with progress.task(f"train {name}", stage.steps, start) as advance:
-            for step, (inputs, actions) in _prefetched(batches, start, stage.steps):
+            for step, (inputs, actions) in prefetched(batches, start, stage.steps):
                 torch.manual_seed(hash((self.config.seed, index, step)) % 2**63)
                 for group in optimizer.param_groups:
                     group["lr"] = stage.learning_rate * _schedule(step / stage.steps)
                 terms: dict[str, Tensor] = module(inputs, actions, stage.levels)
                 loss = torch.stack(list(terms.values())).sum()
-                if not torch.isfinite(loss):
-                    raise EchelonError(
-                        f"{self.out}: the loss became {loss.item()} at step {step} of stage {index}; "
-                        "the last good state is kept. Lower the learning rate and run again"
-                    )
+                self._check_finite("loss", loss, index, step)
                 optimizer.zero_grad()
                 self.fabric.backward(loss)
-                self.fabric.clip_gradients(module, optimizer, max_norm=self.config.gradient_clip)
+                norm = self.fabric.clip_gradients(
+                    module,
+                    optimizer,
+                    max_norm=self.config.gradient_clip,
+                    error_if_nonfinite=False,
+                )
+                self._check_finite("gradient's norm", norm, index, step)
                 optimizer.step()
                 self.objective.update_targets()
                 done = step + 1
@@ -155,6 +156,18 @@ class Trainer:
                     saved = time.monotonic()
                 advance(loss.item())
         self._save(index + 1, 0, None)
+
+    def _train_mode(self, stage: StageConfig) -> None:
+        """Frozen levels stay as in evaluation: no noise, and no statistics that move."""
+        for index, level in enumerate(self.model.levels):
+            level.train(index in stage.levels)
+
+    def _check_finite(self, name: str, value: Tensor | None, stage: int, step: int) -> None:
+        if value is not None and not torch.isfinite(value):
+            raise EchelonError(
+                f"{self.out}: the {name} became {value.item()} at step {step} of stage {stage}; the "
+                "last good state is kept. Run with a lower learning rate, in another --out"
+            )
 
     def _batches(self, stage: StageConfig, index: int) -> tuple[Batches, Batches]:
         device = self.fabric.device
@@ -205,6 +218,8 @@ class Trainer:
     def _fit_search(self) -> None:
         """What search needs of each upper level: its action prior, and the bank of known states."""
         self.model.eval()
+        for buffer in self.model.buffers():  # each process has its own statistics of the last batch
+            buffer.copy_(self.fabric.broadcast(buffer.cpu()))
         device = self.fabric.device
         latents = self._encode_all()
         actions = torch.from_numpy(np.nan_to_num(self.episodes.actions)).to(device)
@@ -256,7 +271,7 @@ class Trainer:
             z = windows[level][0].states["z"].flatten(0, -2)
             figures[f"level{level}/deviation"] = z.std(0).mean().item()
             figures[f"level{level}/rank"] = losses.effective_rank(z).item()
-        self.objective.train()
+        self._train_mode(stage)
         if not self.fabric.is_global_zero:
             return
         total = sum(s.steps for s in self.config.stages[:index]) + step
@@ -292,30 +307,30 @@ class Trainer:
     def _resume(self) -> tuple[int, int]:
         """Stage and step to go on from; (0, 0) in a new folder. Later lines of the log are dropped."""
         self._resumed: dict[str, Tensor] = {}
-        if not self._training_file.exists():
-            self._runlog.cut(-1, 0)
-            return 0, 0
-        header, self._resumed = checkpoint.read_tensors(self._training_file, "training")
-        prefix = "objective."
-        objective = {
-            name.removeprefix(prefix): value
-            for name, value in self._resumed.items()
-            if name.startswith(prefix)
-        }
-        checkpoint.fill(self.objective, objective, self._training_file)
-        stage, step = header["stage"], header["step"]
-        self._runlog.cut(stage, step)
+        stage, step = 0, 0
+        if self._training_file.exists():
+            header, self._resumed = checkpoint.read_tensors(self._training_file, "training")
+            prefix = "objective."
+            objective = {
+                name.removeprefix(prefix): value
+                for name, value in self._resumed.items()
+                if name.startswith(prefix)
+            }
+            checkpoint.fill(self.objective, objective, self._training_file)
+            stage, step = header["stage"], header["step"]
+        if self.fabric.is_global_zero:
+            self._runlog.cut(stage, step)
         return stage, step
 
-    def _check_windows(self) -> None:
+    def _check_windows(self, model: ModelConfig) -> None:
         """Fail before training, not an hour in, where a stage's windows do not fit the episodes."""
         for stage in self.config.stages:
-            if max(stage.levels) >= len(self.model.levels):
+            if max(stage.levels) >= len(model.levels):
                 raise EchelonError(
                     f"stages: level {max(stage.levels)} is to be trained, but the model has "
-                    f"{len(self.model.levels)} levels (0 to {len(self.model.levels) - 1})"
+                    f"{len(model.levels)} levels (0 to {len(model.levels) - 1})"
                 )
-            length = _window_length(self.model.config, stage)
+            length = _window_length(model, stage)
             for ids in (self.train_ids, self.held_out_ids):
                 WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
 
@@ -342,19 +357,6 @@ def _trained_parameters(model: Hierarchy, stage: StageConfig) -> list[nn.Paramet
 def _schedule(share: float) -> float:
     """Warm-up over the first 5 %, then a cosine to a twentieth."""
     return min(1.0, share / 0.05 + 1e-3) * (0.05 + 0.475 * (1 + math.cos(math.pi * share)))
-
-
-def _prefetched(
-    batches: Batches, start: int, stop: int
-) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    """Batches in order, each gathered in the background while the one before is trained on."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(batches, start) if start < stop else None
-        for step in range(start, stop):
-            assert coming is not None
-            ready = coming.result()
-            coming = pool.submit(batches, step + 1) if step + 1 < stop else None
-            yield step, ready
 
 
 def _restore_optimizer(optimizer: AdamW, tensors: dict[str, Tensor]) -> None:

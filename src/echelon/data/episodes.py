@@ -8,10 +8,12 @@ a checksum as attributes, and reads files that have neither.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,9 @@ from echelon.types import EchelonError
 
 FORMAT_VERSION = 1
 CHUNK_FRAMES = 32
+RESERVE = 16 * 2**20
+"""bytes left free on the disk for what HDF5 still holds in memory: it finds out late that there is no
+room, and then crashes"""
 
 Array = NDArray[Any]
 
@@ -69,7 +74,18 @@ class EpisodeWriter:
         columns = dict(episode) | {
             "action": np.pad(action, ((0, 1), (0, 0)), constant_values=np.nan)
         }
+        others = set(columns) ^ set(self._digests or columns)
+        others |= {name for name, values in columns.items() if len(values) != frames}
+        if others:
+            raise EchelonError(
+                f"episode {len(self._lengths)}: every episode needs the same columns, with a row a "
+                f"frame; look at {', '.join(sorted(others))}"
+            )
         try:
+            if shutil.disk_usage(self.path.parent).free < RESERVE + sum(
+                np.asarray(values).nbytes for values in columns.values()
+            ):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             for name, values in columns.items():
                 self._append(name, np.ascontiguousarray(values))
         except (OSError, RuntimeError) as error:
@@ -106,7 +122,8 @@ class EpisodeWriter:
         except (OSError, RuntimeError) as problem:
             raise _disk(self.path, problem) from problem
         finally:
-            self._file.close()
+            with contextlib.suppress(OSError, RuntimeError):  # on a full disk this fails as well
+                self._file.close()
             self._part.unlink(missing_ok=True)
 
     def _finish(self) -> None:
@@ -255,11 +272,9 @@ class Episodes:
             raise EchelonError(
                 f"{path}: action must be [N, A] with A at least 1, got {actions.shape}"
             )
-        ends = self.offsets + self.lengths
-        tiled = len(ends) == len(self.offsets) and (self.offsets[1:] == ends[:-1]).all()
+        ends = np.cumsum(self.lengths)
         if (
-            not tiled
-            or self.offsets[0] != 0
+            not np.array_equal(self.offsets, ends - self.lengths)
             or ends[-1] != len(pixels)
             or len(actions) != len(pixels)
         ):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from echelon.types import EchelonError, State, Window, tree_map
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,19 @@ def coarsen(
     segments = window.actions[:, : steps * stride].reshape(batch, steps, stride, size)
     kept = tree_map(lambda x: x[:, : steps * stride + 1 : stride], window.states)
     return Window(lift(kept), encode_action(segments))
+
+
+def prefetched(
+    batches: Callable[[int], Batch], start: int, stop: int
+) -> Iterator[tuple[int, Batch]]:
+    """Batches in order, each gathered in the background while the one before is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(batches, start) if start < stop else None
+        for step in range(start, stop):
+            assert coming is not None
+            ready = coming.result()
+            coming = pool.submit(batches, step + 1) if step + 1 < stop else None
+            yield step, ready
 
 
 def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:

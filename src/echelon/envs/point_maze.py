@@ -100,9 +100,12 @@ class PointMaze(gym.Env[Image, Array]):
         start = np.asarray(options.get("start", self._random_place()))
         self._goal = np.asarray(options.get("goal", self._random_place()))
         for name, place in (("start", start), ("goal", self._goal)):
-            row, column = np.floor(place).astype(int)
-            if self.layout[row, column]:
-                raise EchelonError(f"{name}: {place.tolist()} lies in a wall; choose a free cell")
+            cell = np.floor(place).astype(int)
+            inside = (cell >= 0).all() and (cell < self.layout.shape).all()
+            if not inside or self.layout[tuple(cell)]:
+                raise EchelonError(
+                    f"{name}: {place.tolist()} lies in a wall or outside; choose a free cell"
+                )
         self._point.set_state(self._to_xy(start), np.zeros(2))
         self._point.data.time = 0.0
         observation = self.render()

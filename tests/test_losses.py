@@ -1,0 +1,109 @@
+"""Every loss where its value is known by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from echelon import losses
+
+
+def signs(dimensions: int) -> Tensor:
+    """Every combination of 1 and -1: zero mean, and columns that are exactly uncorrelated."""
+    return torch.tensor(list(itertools.product((-1.0, 1.0), repeat=dimensions)))
+
+
+def test_prediction_is_a_mean_of_squares() -> None:
+    a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 4.0]])
+    assert losses.prediction(a, b).item() == pytest.approx((4 + 9) / 4)
+
+
+def test_prediction_sends_no_gradient_to_the_target() -> None:
+    predicted, target = torch.ones(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    losses.prediction(predicted, target).backward()
+    assert target.grad is None
+    assert predicted.grad is not None
+    assert predicted.grad.tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize(
+    ("deviations", "floor", "expected"),
+    [((0.5, 0.5), 1, 0.5), ((0.25, 2.0), 1, 0.375), ((1.5, 3.0), 1, 0), ((1.0, 2.0), 4, 2.5)],
+)
+def test_variance_hinge(deviations: tuple[float, float], floor: float, expected: float) -> None:
+    z = signs(2).repeat(50, 1) + 7
+    z = (z - z.mean(0)) / z.std(0) * torch.tensor(deviations)
+    assert losses.variance_hinge(z, floor).item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_variance_hinge_pushes_a_collapsed_latent_apart() -> None:
+    z = (1e-3 * signs(2)).requires_grad_()
+    loss = losses.variance_hinge(z)
+    assert loss.item() == pytest.approx(0.99, abs=1e-3)
+    loss.backward()
+    assert z.grad is not None
+    assert (z.grad.sign() == -signs(2)).all()
+    constant = torch.zeros(5, 2, requires_grad=True)
+    losses.variance_hinge(constant).backward()
+    assert constant.grad is not None
+    assert constant.grad.isfinite().all()
+
+
+def test_correlation_of_independent_columns_is_0() -> None:
+    assert losses.correlation(3 * signs(4) + 2).item() == pytest.approx(0, abs=1e-6)
+    assert losses.correlation(torch.randn(9, 1)).item() == 0
+
+
+@pytest.mark.parametrize("columns", [2, 3, 5])
+@pytest.mark.parametrize("scale", [0.1, 1.0, -10.0])
+def test_correlation_of_the_same_column(columns: int, scale: float) -> None:
+    """All D (D - 1) correlations off the diagonal are 1 or -1, over D latents."""
+    z = torch.randn(50, 1).expand(-1, columns).clone()
+    z[:, 0] *= scale
+    assert losses.correlation(z).item() == pytest.approx(columns - 1, rel=1e-3)
+
+
+def test_correlation_is_that_of_numpy() -> None:
+    z = torch.randn(100, 3) @ torch.randn(3, 3)
+    matrix = np.corrcoef(z.numpy().T)
+    expected = (matrix**2).sum() - 3
+    assert losses.correlation(z).item() == pytest.approx(expected / 3, rel=1e-4)
+
+
+def test_smoothness_of_a_ramp() -> None:
+    slope = torch.tensor([1.0, -3.0])
+    ramp = torch.arange(6.0)[None, :, None] * slope
+    assert losses.smoothness(ramp.expand(4, -1, -1)).item() == pytest.approx((1 + 9) / 2)
+    assert losses.smoothness(torch.ones(2, 5, 3)).item() == 0
+    # Sequences are never compared with one another.
+    assert losses.smoothness(torch.arange(3.0)[:, None, None].expand(3, 4, 2)).item() == 0
+
+
+def test_effective_rank() -> None:
+    line = torch.linspace(-1, 1, 20)[:, None] * torch.tensor([1.0, 2.0, -3.0])
+    assert losses.effective_rank(line + 5).item() == pytest.approx(1, abs=1e-3)
+    assert losses.effective_rank(signs(4) * 0.01 - 2).item() == pytest.approx(4, rel=1e-5)
+    # Singular values 2 : 1 : 1, so an entropy of (1/2) log 2 + 2 (1/4) log 4.
+    uneven = signs(3) * torch.tensor([2.0, 1.0, 1.0])
+    expected = math.exp(0.5 * math.log(2) + 0.5 * math.log(4))
+    assert losses.effective_rank(uneven).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_effective_rank_of_a_collapsed_latent() -> None:
+    assert losses.effective_rank(torch.ones(10, 3)).item() == pytest.approx(1)
+    assert losses.effective_rank(torch.randn(200, 3).half()).item() > 2.5
+
+
+def test_means_do_not_grow_with_the_batch() -> None:
+    z = torch.randn(8, 6, 3)
+    twice = torch.cat([z, z])
+    assert losses.smoothness(twice).item() == pytest.approx(losses.smoothness(z).item())
+    assert losses.prediction(twice, twice + 1).item() == pytest.approx(1)
+    flat = z.flatten(0, 1)
+    one, two = losses.correlation(flat), losses.correlation(twice.flatten(0, 1))
+    assert two.item() == pytest.approx(one.item(), rel=1e-3)
