@@ -7,6 +7,7 @@ and reading them back refuses unknown fields. A check that needs only the option
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -195,4 +196,6 @@ class PlannerConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON types."""
-    return dataclasses.asdict(config)
+    return json.loads(
+        json.dumps(dataclasses.asdict(config))
+    )  # tuples as the lists they come back as

@@ -55,6 +55,7 @@ def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trai
 
 def run(config: DemoConfig, out: Path, progress: Progress) -> list[Record]:
     """The whole demo; returns its records, which are in the folder too."""
+    trials_of(config)  # a maze too small for them is told now, not after training
     trainer, model = train_model(config, out, progress)
     write_diagnostics(trainer, model, config, out)
     records, shown = evaluate(
