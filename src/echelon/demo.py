@@ -23,6 +23,7 @@ from echelon.presets import DEMO_MODEL, DEMO_TRAIN
 from echelon.progress import Progress
 from echelon.records import Record
 from echelon.trainer import Trainer
+from echelon.types import EchelonError
 
 HELD_OUT_SEED = 1001
 """maze seed of the first held-out layout; training layouts use small ones"""
@@ -42,6 +43,10 @@ class DemoConfig:
     held_out_layouts: int = 2
     budget: int = 400
     """environment steps a trial"""
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise EchelonError("budget: a trial has at least 1 environment step")
 
 
 def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trainer, Hierarchy]:

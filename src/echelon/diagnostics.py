@@ -46,7 +46,7 @@ def diagnose(
         ],
         "layout": layout.tolist(),
         "observation_png": png_text(example),
-        "goal_png": png_text(frames[1, -1]),
+        "goal_png": png_text(frames[1 % len(frames), -1]),
     }
 
 
