@@ -345,3 +345,29 @@ def test_diagnostics_of_one_episode_and_a_layout_without_far_goals(
     stored = json.loads(json.dumps(found, allow_nan=False))
     shown = read(Diagnostics, stored, "diagnostics")
     assert [latent.sign_agreement for latent in shown.latents] == [None, None]
+
+
+def test_an_outcome_of_something_else_is_refused(
+    model: Hierarchy, trials: list[Trial], tmp_path: Path
+) -> None:
+    experiment.outcome_of(tmp_path, model, RANDOM, trials, 3, 4, QUIET)
+    before = (tmp_path / "control-random-uniform.json").read_bytes()
+    torch.manual_seed(1)
+    other = Hierarchy(model.config, 2)
+    moved = [dataclasses.replace(t, goal=t.goal + 0.01) for t in trials]
+    for arguments in (
+        (model, RANDOM, trials, 2, 4),
+        (model, RANDOM, trials, 3, 5),
+        (model, RANDOM, trials[:2], 3, 4),
+        (model, RANDOM, moved, 3, 4),
+        (model, dataclasses.replace(RANDOM, levels=(FINE,)), trials, 3, 4),
+        (other, RANDOM, trials, 3, 4),
+    ):
+        with pytest.raises(EchelonError, match="choose another --out"):
+            experiment.outcome_of(tmp_path, *arguments, QUIET)
+    assert (tmp_path / "control-random-uniform.json").read_bytes() == before
+
+
+def test_a_budget_of_nothing(model: Hierarchy, trials: list[Trial]) -> None:
+    with pytest.raises(EchelonError, match="budget"):
+        run_trials(model, RANDOM, trials, 0, 4, 0, QUIET)

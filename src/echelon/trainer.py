@@ -74,7 +74,6 @@ class Trainer:
             )
         self.episodes, self.config, self.out = episodes, train, out
         config = {"model": to_dict(model), "train": to_dict(train), "data": _identity(episodes)}
-        open_run(out, config)
         if train.num_threads:
             torch.set_num_threads(train.num_threads)
         self.fabric = _fabric(train)
@@ -84,6 +83,7 @@ class Trainer:
         self.objective = Objective(self.model, train.ema)
         self.train_ids, self.held_out_ids = episodes.split(train.held_out, train.seed)
         self._check_windows()
+        open_run(out, config)
 
     @property
     def identity(self) -> dict[str, Any]:
