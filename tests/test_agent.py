@@ -156,6 +156,18 @@ def test_plans_are_made_on_the_clock_and_charged_with_what_is_encoded() -> None:
     assert spent[0].macs == spent[0].calls * per_call + once
 
 
+def test_the_actions_of_a_kept_plan_follow_one_another() -> None:
+    agent = Agent.of(make_model(), [PlannerConfig(6, 3, SEARCH), COARSE])
+    agent.reset(GOALS)
+    for t in range(8):
+        action = agent.act(images(t))
+        assert agent.plan is not None
+        lowest = agent.plan.lowest
+        # Level 1 makes a new plan at 4, and level 0 with it.
+        assert lowest.time == (0, 0, 0, 3, 4, 4, 4, 7)[t]
+        assert np.array_equal(action, lowest.actions[:, t - lowest.time].numpy())
+
+
 @pytest.mark.parametrize("size", [8, 24])
 def test_images_of_another_size_or_kind(size: int) -> None:
     agent = Agent.of(make_model(), [FINE])

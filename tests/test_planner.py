@@ -368,6 +368,14 @@ def test_the_start_is_shifted_by_steps_of_its_own_level() -> None:
     ):
         last = plan(planner, at([0.0, 0.0]), at([9.0, 9.0]), now, last)
         assert searches[1].starts[-1][0, :, 0].tolist() == pytest.approx(expected)
+    # Two strides make a step of level 2 as long as 8 of the environment.
+    top = Planner(LEVELS[2], Fixed(ramp), LatentCost(), 3, 1, planner)
+    assert top.duration == 8
+    last = plan(top, at([0.0, 0.0]), at([9.0, 9.0]))
+    for now, expected in ((7, [0.1, 0.2, 0.3]), (15, [0.2, 0.3, 0.0])):
+        last = plan(top, at([0.0, 0.0]), at([9.0, 9.0]), now, last)
+        assert isinstance(top.optimizer, Fixed)
+        assert top.optimizer.starts[-1][0, :, 0].tolist() == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------------------- ledger
