@@ -196,6 +196,5 @@ class PlannerConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON types."""
-    return json.loads(
-        json.dumps(dataclasses.asdict(config))
-    )  # tuples as the lists they come back as
+    # Tuples become the lists that they are read back as.
+    return json.loads(json.dumps(dataclasses.asdict(config)))
