@@ -196,5 +196,6 @@ class PlannerConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON types."""
-    # Tuples become the lists that they are read back as.
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(
+        json.dumps(dataclasses.asdict(config))
+    )  # tuples as the lists they come back as
