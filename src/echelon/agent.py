@@ -16,7 +16,7 @@ from echelon.checkpoint import load_model
 from echelon.config import PlannerConfig
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.ledger import macs_of
-from echelon.planning.planner import Planner, build
+from echelon.planning.planner import Planner, build, tree_leading
 from echelon.presets import planner_for
 from echelon.types import Cost, EchelonError, Plan, Spent, State
 
@@ -52,6 +52,9 @@ class Agent:
         self.device = next(self.model.parameters()).device
         self.model.eval()
         self._encoding: int | None = None
+        self.goals: tuple[State, ...] = ()
+        self.plan: Plan | None = None
+        self.spent = Spent()
 
     @staticmethod
     def of(
@@ -74,14 +77,21 @@ class Agent:
         frames = self._frames(goal)
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
         self.goals = self._see(torch.stack([frames, frames], 1))
-        self.plan: Plan | None = None
+        self.plan, self.spent = None, Spent()
         self.now = 0
         self._before: Tensor | None = None
 
     @torch.no_grad()
     def act(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The action ``[A]`` or actions ``[B, A]`` for the next step; `spent` says what it took."""
+        if not self.goals:
+            raise EchelonError("agent: has no goal yet; call reset(goal) before act(observation)")
         frames = self._frames(observation)
+        if len(frames) != tree_leading(self.goals[0]):
+            raise EchelonError(
+                f"agent: {len(frames)} observations for {tree_leading(self.goals[0])} goals; give "
+                "one each, or keep() the environments that go on"
+            )
         before = frames if self._before is None else self._before
         self._before = frames
         self.spent = Spent()

@@ -46,7 +46,9 @@ class Atlas:
 
     def locate(self, level: int, z: Tensor) -> Array:
         """The place whose latent at `level` is nearest, ``[N, D] -> [N, 2]``."""
-        return self.places[torch.cdist(z.cpu(), self.latents[level]).argmin(-1).numpy()]
+        exact = "donot_use_mm_for_euclid_dist"  # the other way confuses places that lie close
+        distance = torch.cdist(z.cpu(), self.latents[level], compute_mode=exact)
+        return self.places[distance.argmin(-1).numpy()]
 
     def path_lengths(self) -> NDArray[np.int64]:
         """``[P]`` shortest path in cells from the first free cell to the cell of each place."""

@@ -98,6 +98,8 @@ class Evaluate:
         from echelon.experiment import evaluate_checkpoint
 
         settings = {path.stem: _planner(path) for path in self.planner}
+        if len(settings) < len(self.planner):
+            raise EchelonError("planner: records go by the files' names; give each its own")
         records = evaluate_checkpoint(
             self.checkpoint, self.out, settings, self.trials, self.budget, self.seed, Progress()
         )
@@ -179,7 +181,7 @@ def _planner(path: Path) -> tuple[PlannerConfig, ...]:
     from echelon.files import read_json
 
     levels = read_json(path)
-    if not isinstance(levels, list) or not all(isinstance(level, dict) for level in levels):
+    if not isinstance(levels, list) or not levels:
         raise EchelonError(f"{path}: must be a JSON list of planner settings, level 0 first")
     return tuple(
         schema.read(PlannerConfig, level, f"{path}: level {i}") for i, level in enumerate(levels)
@@ -203,6 +205,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         command()
     except EchelonError as error:
+        print(f"echelon: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
         print(f"echelon: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

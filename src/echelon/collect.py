@@ -36,8 +36,14 @@ class CollectConfig:
     def __post_init__(self) -> None:
         if self.episodes < 2 or self.steps < 1:
             raise EchelonError("collect: at least two episodes of at least one step are needed")
-        if self.image_size % 8:
+        if self.image_size % 8 or self.image_size < 8:
             raise EchelonError("image-size: must be a multiple of 8")
+        if self.action_repeat < 1:
+            raise EchelonError("action-repeat: an action is held for at least 1 simulator step")
+        if not 0 <= self.maze_loops <= 1:
+            raise EchelonError("maze-loops: a share, between 0 and 1")
+        if not self.correlations or not all(0 <= c < 1 for c in self.correlations):
+            raise EchelonError("correlations: at least one, each at least 0 and below 1")
 
     @property
     def layout(self) -> layouts.Layout:

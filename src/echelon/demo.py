@@ -23,6 +23,7 @@ from echelon.presets import DEMO_MODEL, DEMO_TRAIN
 from echelon.progress import Progress
 from echelon.records import Record
 from echelon.trainer import Trainer
+from echelon.types import EchelonError
 
 HELD_OUT_SEED = 1001
 """maze seed of the first held-out layout; training layouts use small ones"""
@@ -43,6 +44,10 @@ class DemoConfig:
     budget: int = 400
     """environment steps a trial"""
 
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise EchelonError("budget: a trial has at least 1 environment step")
+
 
 def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trainer, Hierarchy]:
     """Collect what is not there yet, and train on it."""
@@ -55,6 +60,7 @@ def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trai
 
 def run(config: DemoConfig, out: Path, progress: Progress) -> list[Record]:
     """The whole demo; returns its records, which are in the folder too."""
+    trials_of(config)  # a maze too small for them is told now, not after training
     trainer, model = train_model(config, out, progress)
     write_diagnostics(trainer, model, config, out)
     records, shown = evaluate(

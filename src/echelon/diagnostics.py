@@ -46,7 +46,7 @@ def diagnose(
         ],
         "layout": layout.tolist(),
         "observation_png": png_text(example),
-        "goal_png": png_text(frames[1, -1]),
+        "goal_png": png_text(frames[1 % len(frames), -1]),
     }
 
 
@@ -142,7 +142,7 @@ def latent_figures(model: Hierarchy, index: int, atlas: Atlas, frames: Array) ->
         "dim": z.shape[-1],
         "effective_rank": round(effective_rank(flat[::7]).item(), 2),
         "std": _rounded(np.sort(flat.std(0).numpy())[::-1]),
-        "sign_agreement": round(sign_agreement(atlas, index), 4),
+        "sign_agreement": sign_agreement(atlas, index),
         "distance_by_gap": {
             "steps": gaps,
             "mean": _rounded(np.array([d.mean().item() for d in apart])),
@@ -157,9 +157,10 @@ def latent_figures(model: Hierarchy, index: int, atlas: Atlas, frames: Array) ->
     }
 
 
-def sign_agreement(atlas: Atlas, level: int) -> float:
+def sign_agreement(atlas: Atlas, level: int) -> float | None:
     """Of all steps to a neighbouring cell that is nearer to a goal at least `FAR` cells away, the
-    share that lowers the latent distance to that goal; 0.5 is chance, below it is deceptive.
+    share that lowers the latent distance to that goal; 0.5 is chance, below it is deceptive, and None
+    is a layout without goals so far away.
     """
     cells = layouts.free_cells(atlas.layout)
     middle = torch.stack([_latent_at(atlas, level, cell + 0.5) for cell in cells])
@@ -170,8 +171,8 @@ def sign_agreement(atlas: Atlas, level: int) -> float:
     a, b = np.nonzero(length == 1)
     nearer = (length[b] == length[a] - 1) & (length[a] >= FAR)
     if not nearer.any():
-        return float("nan")
-    return float((between[b] < between[a])[nearer].mean())
+        return None
+    return round(float((between[b] < between[a])[nearer].mean()), 4)
 
 
 def _latent_at(atlas: Atlas, level: int, place: Array) -> Tensor:

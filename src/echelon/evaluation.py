@@ -88,6 +88,8 @@ def make_trials(
     Every (start cell, goal cell) pair belongs to one role for good, by a draw that depends on the
     layout alone, so that what settings were tuned on is never what they are tested on.
     """
+    if per_split < 1:
+        raise EchelonError(f"trials: {per_split} measure nothing; use at least 1")
     cells = layouts.free_cells(layout)
     length = np.stack(
         [layouts.distances(layout, (int(r), int(c)))[tuple(cells.T)] for r, c in cells]
@@ -123,6 +125,8 @@ def run_trials(
 
     atlases: one a trial, to note where coarse plans mean to go; none saves the time.
     """
+    if budget < 1:
+        raise EchelonError("budget: a trial has at least 1 environment step")
     envs = [PointMaze(t.layout, model.config.image_size, action_repeat) for t in trials]
     count = len(trials)
     out = Outcome(

@@ -7,6 +7,7 @@ evaluation stopped half way goes on where it was.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from echelon import checkpoint
 from echelon.atlas import Atlas
-from echelon.config import ModelConfig, PlannerConfig
+from echelon.config import ModelConfig, PlannerConfig, to_dict
 from echelon.evaluation import (
     BINS,
     Method,
@@ -73,14 +74,15 @@ def outcome_of(
 ) -> Outcome:
     """Run a method on the trials, or read what an earlier run found."""
     path = folder / f"{method.method}-{method.setting}.json".replace(":", "-")
+    asked = _digest(model, method, trials, budget, action_repeat)
     if path.exists():
-        return _read(path)
+        return _read(path, asked)
     atlases: list[Atlas] = []
     if len(method.levels) > 1:
         made = {id(t.layout): Atlas.of(model, t.layout) for t in trials}
         atlases = [made[id(trial.layout)] for trial in trials]
     outcome = run_trials(model, method, trials, budget, action_repeat, 0, progress, atlases)
-    write_atomically(path, json.dumps(_plain(outcome)).encode())
+    write_atomically(path, json.dumps({"asked": asked, **_plain(outcome)}).encode())
     return outcome
 
 
@@ -177,7 +179,24 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields}
 
 
-def _read(path: Path) -> Outcome:
+def _digest(
+    model: Hierarchy, method: Method, trials: Sequence[Trial], budget: int, action_repeat: int
+) -> str:
+    """Of all that an outcome depends on."""
+    places = [[t.layout.tolist(), t.start.tolist(), t.goal.tolist()] for t in trials]
+    options = [to_dict(method), places, budget, action_repeat]
+    digest = hashlib.sha256(json.dumps(options).encode())
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path, asked: str) -> Outcome:
     values = read_json(path)
+    if values.pop("asked", asked) != asked:
+        raise EchelonError(
+            f"{path}: is of another model, other trials or options; choose another --out, or delete "
+            f"{path.parent}"
+        )
     arrays = {k: np.array(values[k]) for k in ("success", "steps", "calls", "macs")}
     return Outcome(**(values | arrays))

@@ -31,7 +31,11 @@ def read(cls: type[T], value: Any, where: str) -> T:
         raise EchelonError(f"{where}: unknown field {', '.join(unknown)}")
     if missing := [name for name in required if name not in values]:
         raise EchelonError(f"{where}: missing field {', '.join(missing)}")
-    return cls(**{key: _read(hints[key], v, f"{where}: {key}") for key, v in values.items()})
+    fields = {key: _read(hints[key], v, f"{where}: {key}") for key, v in values.items()}
+    try:
+        return cls(**fields)
+    except EchelonError as error:
+        raise EchelonError(f"{where}: {error}") from error
 
 
 @functools.cache

@@ -53,5 +53,6 @@ class MPPI:
             scale = costs.std(1, keepdim=True, correction=0).clamp_min(1e-9) * c.temperature
             weights = torch.softmax(-(costs - costs.amin(1, keepdim=True)) / scale, 1)
             mean = torch.einsum("bk,bkha->bha", weights, candidates)
+            mean = mean.clamp(prior.low, prior.high)  # weights add up to 1 but for rounding
             cost = (weights * costs).sum(1)
         return mean, cost

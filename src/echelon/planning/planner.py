@@ -144,6 +144,10 @@ class Planner:
         goal = plan.goals[-1]
         distance = latent_distance(plan.states, tree_map(lambda x: x[:, None], goal))
         near = distance.argmin(-1) == 0
+
+        def choose(known: Tensor, new: Tensor) -> Tensor:
+            return torch.where(near.reshape(-1, *[1] * (new.ndim - 1)), known, new)
+
         subgoals: list[State] = []
         subgoal, planner = tree_map(lambda x: x[:, 0], plan.states), self
         while planner.below is not None:
@@ -151,7 +155,7 @@ class Planner:
             subgoals.insert(0, subgoal)
             planner = planner.below
         return tuple(
-            tree_map(lambda near_, far: torch.where(near[:, None], near_, far), known, new)
+            tree_map(choose, known, new)
             for known, new in zip(plan.goals[:-1], subgoals, strict=True)
         )
 

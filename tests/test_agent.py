@@ -1,0 +1,218 @@
+"""An agent with a tiny model whose weights are random: what it does must hold for any weights."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import frame, model_config
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from echelon.agent import Agent
+from echelon.config import OptimizerConfig, PlannerConfig
+from echelon.models.hierarchy import Hierarchy
+from echelon.planning.costs import LatentCost
+from echelon.types import EchelonError, Spent
+
+SEARCH = OptimizerConfig(candidates=8, iterations=2, elites=2)
+FINE, COARSE, COARSER = (PlannerConfig(h, r, SEARCH) for h, r in ((6, 2), (3, 4), (2, 8)))
+CONFIGS = (FINE, COARSE, COARSER)
+GOALS = np.stack([frame(x) for x in (0.9, 0.5, 0.1)])
+
+
+def make_model(levels: int = 2) -> Hierarchy:
+    torch.manual_seed(0)
+    model = Hierarchy(model_config(levels), 1)
+    for level in model.levels[1:]:
+        level.bank.normal_()
+        level.bank_below.normal_()
+    return model
+
+
+def images(step: int, count: int = 3) -> np.ndarray:
+    return np.stack([frame((0.1 * step + 0.3 * i) % 1) for i in range(count)])
+
+
+def drive(agent: Agent, steps: int = 9, goals: np.ndarray = GOALS) -> np.ndarray:
+    agent.reset(goals)
+    return np.stack([agent.act(images(t, len(goals))) for t in range(steps)])
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_any_number_of_levels_act(levels: int) -> None:
+    agent = Agent.of(make_model(levels), CONFIGS[:levels])
+    actions = drive(agent)
+    assert actions.shape == (9, 3, 1)
+    assert actions.dtype == np.float32
+    assert (np.abs(actions) <= 1).all()
+    assert actions.std() > 0
+    shown = json.loads(json.dumps(agent.explain()))
+    assert [level["level"] for level in shown["levels"]] == list(range(levels))[::-1]
+    for level, config in zip(shown["levels"][::-1], CONFIGS, strict=False):
+        assert len(level["actions"]) == len(level["predicted"]) == config.horizon
+        assert len(level["goal"]) == len(level["predicted"][0])
+    assert set(shown["spent"]) == {"predictor_calls", "gflops"}
+
+
+def test_one_planner_on_a_hierarchy_is_the_flat_model() -> None:
+    two = make_model(2)
+    one = Hierarchy(model_config(1), 1)
+    weights = {k: v for k, v in two.state_dict().items() if k in one.state_dict()}
+    one.load_state_dict(weights)
+    above, alone = Agent.of(two, [FINE], seed=3), Agent.of(one, [FINE], seed=3)
+    assert np.array_equal(drive(above), drive(alone))
+    assert above.explain()["levels"] == alone.explain()["levels"]
+
+
+def test_with_and_without_a_batch() -> None:
+    model = make_model()
+    single, batched = Agent.of(model, CONFIGS[:2], 1), Agent.of(model, CONFIGS[:2], 1)
+    single.reset(GOALS[0])
+    batched.reset(GOALS[:1])
+    for t in range(6):
+        one, many = single.act(images(t)[0]), batched.act(images(t)[:1])
+        assert one.shape == (1,)
+        assert many.shape == (1, 1)
+        assert np.array_equal(one, many[0])
+        assert single.spent == batched.spent
+
+
+def test_same_seed_same_actions() -> None:
+    model = make_model()
+    first = Agent.of(model, CONFIGS[:2], 7)
+    actions = drive(first)
+    torch.rand(5)
+    assert np.array_equal(drive(Agent.of(model, CONFIGS[:2], 7)), actions)
+    # An agent that is used again begins again.
+    assert np.array_equal(drive(first), actions)
+    assert not np.array_equal(drive(Agent.of(model, CONFIGS[:2], 8)), actions)
+
+
+def test_keeping_some_leaves_their_plans_as_they_were() -> None:
+    model = make_model()
+    slow = (PlannerConfig(6, 6, SEARCH), PlannerConfig(3, 8, SEARCH))
+    all_, some = Agent.of(model, slow), Agent.of(model, slow)
+    all_.reset(GOALS)
+    some.reset(GOALS)
+    all_.act(images(0))
+    some.act(images(0))
+    some.keep(np.array([2, 0]))
+    assert all_.plan is not None
+    assert some.plan is not None
+    assert torch.equal(some.plan.lowest.actions, all_.plan.lowest.actions[[2, 0]])
+    for t in range(1, 6):
+        kept = some.act(images(t)[[2, 0]])
+        assert np.array_equal(kept, all_.act(images(t))[[2, 0]])
+        assert some.spent == Spent()
+    # A new plan is for those that are left.
+    assert some.act(images(6)[[2, 0]]).shape == (2, 1)
+    assert some.plan.goals[0]["z"].shape == (2, 4)
+    assert torch.equal(some.plan.goals[0]["z"], all_.plan.goals[0]["z"][[2, 0]])
+
+
+def test_the_state_seen_has_the_frame_before_in_it() -> None:
+    agent = Agent.of(make_model(), [PlannerConfig(4, 1, SEARCH)])
+    seen: list[Tensor] = []
+    planner_plan = agent.planner.plan
+
+    def noting(*arguments: object, **named: object) -> object:
+        seen.append(arguments[0][0])  # type: ignore[index]
+        return planner_plan(*arguments, **named)  # type: ignore[arg-type]
+
+    agent.planner.plan = noting  # type: ignore[method-assign]
+    agent.reset(GOALS)
+    for t in range(3):
+        agent.act(images(t))
+    assert seen[0]["dz"].abs().max() == 0
+    for t in (1, 2):
+        clip = torch.from_numpy(np.stack([images(t - 1), images(t)], 1))
+        with torch.no_grad():
+            expected = agent.model.encode(clip)
+        assert torch.equal(seen[t]["dz"], expected["dz"])
+        assert torch.equal(seen[t]["z"], expected["z"])
+
+
+def test_plans_are_made_on_the_clock_and_charged_with_what_is_encoded() -> None:
+    model = make_model(1)
+    agent = Agent.of(model, [PlannerConfig(6, 3, OptimizerConfig(candidates=8, elites=2))])
+    agent.reset(GOALS)
+    spent = []
+    for t in range(7):
+        agent.act(images(t))
+        spent.append(agent.spent)
+    assert [s.calls for s in spent] == [(2 * 8 + 1) * 6, 0, 0] * 2 + [(2 * 8 + 1) * 6]
+    assert spent[1] == Spent()
+    assert spent[0] == spent[3]
+    clip = torch.from_numpy(np.stack([GOALS, GOALS], 1))
+    state = model.encode(clip)
+    with torch.no_grad(), FlopCounterMode(display=False) as encoding:
+        model.encode(clip)
+    with torch.no_grad(), FlopCounterMode(display=False) as step:
+        model.predict(state, torch.zeros(3, 1))
+    per_call, once = step.get_total_flops() // 6, encoding.get_total_flops() // 6
+    assert spent[0].macs == spent[0].calls * per_call + once
+
+
+def test_the_actions_of_a_kept_plan_follow_one_another() -> None:
+    agent = Agent.of(make_model(), [PlannerConfig(6, 3, SEARCH), COARSE])
+    agent.reset(GOALS)
+    for t in range(8):
+        action = agent.act(images(t))
+        assert agent.plan is not None
+        lowest = agent.plan.lowest
+        # Level 1 makes a new plan at 4, and level 0 with it.
+        assert lowest.time == (0, 0, 0, 3, 4, 4, 4, 7)[t]
+        assert np.array_equal(action, lowest.actions[:, t - lowest.time].numpy())
+
+
+@pytest.mark.parametrize("size", [8, 24])
+def test_images_of_another_size_or_kind(size: int) -> None:
+    agent = Agent.of(make_model(), [FINE])
+    with pytest.raises(EchelonError, match=rf"uint8 \({size}, {size}, 3\).*resize"):
+        agent.reset(np.zeros((size, size, 3), np.uint8))
+    agent.reset(GOALS[0])
+    with pytest.raises(EchelonError, match="float32"):
+        agent.act(GOALS[0].astype(np.float32) / 255)  # type: ignore[arg-type]
+    with pytest.raises(EchelonError, match="resize"):
+        agent.act(np.zeros((16, 16, 4), np.uint8))
+    with pytest.raises(EchelonError, match="resize"):
+        agent.act(np.zeros((16, 16), np.uint8))
+
+
+def test_as_many_observations_as_goals() -> None:
+    agent = Agent.of(make_model(), [FINE])
+    agent.reset(GOALS)
+    with pytest.raises(EchelonError, match="2 observations for 3 goals"):
+        agent.act(images(0)[:2])
+
+
+def test_nothing_happens_before_reset() -> None:
+    agent = Agent.of(make_model(), [FINE])
+    with pytest.raises(EchelonError, match="reset"):
+        agent.act(images(0)[0])
+    assert agent.explain()["levels"] == []
+
+
+def test_more_planners_than_levels() -> None:
+    with pytest.raises(EchelonError, match="3 levels to plan at, but the model has 2"):
+        Agent.of(make_model(2), CONFIGS)
+    with pytest.raises(EchelonError, match="at least one level"):
+        Agent.of(make_model(2), [])
+
+
+def test_a_cost_of_its_own() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Noting(LatentCost):
+        def __call__(self, states: object, goal: object) -> Tensor:
+            cost = super().__call__(states, goal)
+            seen.append(tuple(cost.shape))
+            return cost
+
+    agent = Agent.of(make_model(), [FINE], costs=[Noting()])
+    agent.reset(GOALS)
+    agent.act(images(0))
+    assert (3, 8) in seen
