@@ -268,9 +268,9 @@ def test_an_outcome_is_kept_and_not_run_again(
 
 
 def test_a_comparison_of_methods(model: Hierarchy, trials: list[Trial], tmp_path: Path) -> None:
-    records, shown = experiment.compare(
-        tmp_path, model, [RANDOM, FLAT, DEEP], trials, BUDGET, 4, 2, DATA, QUIET
-    )
+    methods = [RANDOM, FLAT, DEEP]
+    found = experiment.compare(tmp_path, model, methods, trials, BUDGET, 4, 2, DATA, QUIET)
+    records, shown = found.records, found.traces
     assert [(r.method, r.split) for r in records] == [
         (method, split)
         for method in ("control:random", "flat", "hierarchical")
@@ -280,6 +280,12 @@ def test_a_comparison_of_methods(model: Hierarchy, trials: list[Trial], tmp_path
     # Both methods fail at 0 and 1 and succeed at 2, so there is one of each pattern in each split.
     assert [trace["trial"] for trace in shown] == [0, 1, 2]
     assert [run["method"] for run in shown[0]["runs"]] == ["hierarchical", "flat"]
+    pairs = {(p["split"], p["method"]): p for p in found.pairs}
+    assert set(pairs) == {(s, m) for s in ("1-4", "5-8") for m in ("control:random", "flat")}
+    for (split, method), pair in pairs.items():
+        wins = {r.method: r.successes for r in records if r.split == split}
+        assert pair["both"] + pair["only_hierarchical"] == wins["hierarchical"]
+        assert pair["both"] + pair["only_other"] == wins[method]
 
 
 def test_pick_shows_every_pattern() -> None:

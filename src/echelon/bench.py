@@ -28,6 +28,7 @@ from echelon.demo import DemoConfig, evaluate, train_model, write_diagnostics
 from echelon.evaluation import Method, make_trials
 from echelon.experiment import (
     SAME_COST,
+    Results,
     compare,
     demo_methods,
     flat_method,
@@ -38,6 +39,7 @@ from echelon.files import write_json
 from echelon.presets import FlatSetting, planner_for
 from echelon.progress import Progress
 from echelon.records import Record, load, save
+from echelon.report import paired_p
 from echelon.types import EchelonError
 
 RESULTS = Path("results/demo")
@@ -113,7 +115,7 @@ class Tune:
     """of the model"""
     trials: int = 60
     """in the far bin"""
-    budget: int = 400
+    budget: int = 500
     part: int = 0
     parts: int = 1
     runs: Path = RUNS
@@ -127,7 +129,7 @@ class Tune:
         trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", ("9+",))
         methods = [flat_method(s) for s in flat_grid()] + hierarchy_grid(config.model)
         folder = path.parent / "outcomes" / "tune"
-        records, _ = compare(
+        found = compare(
             folder,
             model,
             methods[self.part :: self.parts],
@@ -139,9 +141,9 @@ class Tune:
             progress,
         )
         if self.parts == 1:
-            renamed = [replace(record, task="point-maze-tuning") for record in records]
+            renamed = [replace(record, task="point-maze-tuning") for record in found.records]
             save(self.out / "tuning.json", renamed)
-            for record in frontier([r for r in records if r.method == "flat"]):
+            for record in frontier([r for r in found.records if r.method == "flat"]):
                 print(record.setting, record.successes, record.episodes, record.tflops_per_episode)
 
 
@@ -170,7 +172,7 @@ class Compare:
         same = [
             replace(SAME_COST, candidates=k, iterations=i) for k, i in ((8, 1), (16, 1), (64, 2))
         ]
-        records: list[Record] = []
+        everything = Results()
         for seed in self.seeds:
             config = replace(seeded(seed), trials=self.trials, layout_trials=self.layout_trials)
             path, data = trained(config, self.runs, progress)
@@ -178,12 +180,26 @@ class Compare:
             methods = demo_methods(config.model) + flats + [same_cost_method(s) for s in same]
             methods = list({(m.method, m.setting): m for m in methods}.values())
             mine = methods[self.part :: self.parts]
-            found, shown = evaluate(config, path.parent, model, mine, data, progress)
-            records += found
+            found = evaluate(config, path.parent, model, mine, data, progress)
+            everything.add(found)
             if self.parts == 1:
-                write_results(path.parent, found, shown)
+                write_results(path.parent, found)
         if self.parts == 1:
-            save(self.out / "records.json", records)
+            save(self.out / "records.json", everything.records)
+            write_json(self.out / "paired.json", tested(everything.pairs))
+
+
+def tested(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Counts of paired trials summed over seeds, each with McNemar's exact p."""
+    sums: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for pair in pairs:
+        key = pair["split"], pair["method"], pair["setting"]
+        known = sums.setdefault(key, {k: 0 if isinstance(v, int) else v for k, v in pair.items()})
+        known |= {k: known[k] + v for k, v in pair.items() if isinstance(v, int)}
+    return [
+        {**pair, "p": float(f"{paired_p(pair['only_hierarchical'], pair['only_other']):.3g}")}
+        for pair in sums.values()
+    ]
 
 
 @dataclass(frozen=True)
@@ -236,11 +252,13 @@ class Resume:
 class Bench:
     """The experiments behind the committed numbers."""
 
-    run: (
-        Annotated[Tune, tyro.conf.subcommand("tune")]
-        | Annotated[Compare, tyro.conf.subcommand("compare")]
-        | Annotated[Resume, tyro.conf.subcommand("resume")]
-    )
+    run: tyro.conf.OmitSubcommandPrefixes[
+        tyro.conf.OmitArgPrefixes[
+            Annotated[Tune, tyro.conf.subcommand("tune")]
+            | Annotated[Compare, tyro.conf.subcommand("compare")]
+            | Annotated[Resume, tyro.conf.subcommand("resume")]
+        ]
+    ]
 
     def __call__(self) -> None:
         self.run()

@@ -88,7 +88,7 @@ class Evaluate:
     one); one level plans flat. None compares what the demo compares"""
     trials: int = 100
     """in each distance bin"""
-    budget: int = 400
+    budget: int = 500
     """environment steps a trial"""
     seed: int = 0
     """of the trials"""

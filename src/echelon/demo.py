@@ -16,7 +16,7 @@ from echelon.config import ModelConfig, TrainConfig
 from echelon.data.episodes import Episodes
 from echelon.diagnostics import diagnose
 from echelon.evaluation import BINS, HELD_OUT_LAYOUTS, Method, Trial, make_trials
-from echelon.experiment import compare, demo_methods, write_results
+from echelon.experiment import Results, compare, demo_methods, write_results
 from echelon.files import write_atomically
 from echelon.models.hierarchy import Hierarchy
 from echelon.presets import DEMO_MODEL, DEMO_TRAIN
@@ -41,7 +41,7 @@ class DemoConfig:
     layout_trials: int = 12
     """on each held-out layout"""
     held_out_layouts: int = 2
-    budget: int = 400
+    budget: int = 500
     """environment steps a trial"""
 
     def __post_init__(self) -> None:
@@ -63,11 +63,10 @@ def run(config: DemoConfig, out: Path, progress: Progress) -> list[Record]:
     trials_of(config)  # a maze too small for them is told now, not after training
     trainer, model = train_model(config, out, progress)
     write_diagnostics(trainer, model, config, out)
-    records, shown = evaluate(
-        config, out, model, demo_methods(config.model), trainer.identity, progress
-    )
-    write_results(out, records, shown)
-    return records
+    methods = demo_methods(config.model)
+    found = evaluate(config, out, model, methods, trainer.identity, progress)
+    write_results(out, found)
+    return found.records
 
 
 def write_diagnostics(trainer: Trainer, model: Hierarchy, config: DemoConfig, out: Path) -> None:
@@ -85,12 +84,11 @@ def evaluate(
     methods: Sequence[Method],
     data: dict[str, Any],
     progress: Progress,
-) -> tuple[list[Record], list[dict[str, Any]]]:
-    """Records of all methods on the layout trained on and on others, and trials to animate."""
-    records: list[Record] = []
-    shown: list[dict[str, Any]] = []
+) -> Results:
+    """What all methods do on the layout trained in and on others."""
+    found = Results()
     for group, trials in trials_of(config).items():
-        found = compare(
+        here = compare(
             out / "outcomes" / group,
             model,
             methods,
@@ -101,9 +99,8 @@ def evaluate(
             data,
             progress,
         )
-        records += found[0]
-        shown += found[1]
-    return records, shown
+        found.add(here)
+    return found
 
 
 def trials_of(config: DemoConfig) -> dict[str, list[Trial]]:

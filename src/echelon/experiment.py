@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,23 @@ from echelon.types import EchelonError
 FLAT_CHEAP = FlatSetting(horizon=200, candidates=16, iterations=1, replan=10)
 FLAT_MORE = FlatSetting(horizon=200, candidates=64, iterations=1)
 SAME_COST = FlatSetting(horizon=20, candidates=32, iterations=2, correlation=0.9, replan=2)
+
+
+@dataclass
+class Results:
+    """What an evaluation leaves behind."""
+
+    records: list[Record] = field(default_factory=list[Record])
+    traces: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """some trials to animate"""
+    pairs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """of each split and method, how often it and the hierarchy succeeded on the same trial"""
+
+    def add(self, other: Results) -> None:
+        """Take over all that another one holds."""
+        self.records += other.records
+        self.traces += other.traces
+        self.pairs += other.pairs
 
 
 def demo_methods(model: ModelConfig) -> list[Method]:
@@ -96,8 +114,8 @@ def compare(
     seed: int,
     data: dict[str, Any],
     progress: Progress,
-) -> tuple[list[Record], list[dict[str, Any]]]:
-    """Records of every method on the same trials, and some trials to animate."""
+) -> Results:
+    """What every method did on the same trials."""
     shared = provenance(model, data, seed, budget)
     outcomes = {
         method: outcome_of(folder, model, method, trials, budget, action_repeat, progress)
@@ -114,13 +132,40 @@ def compare(
     ]
     both = [p for p in pair if p is not None]
     chosen = pick(trials, [outcome for _, outcome in both], each=2)
-    return records, traces(trials, both, chosen)
+    return Results(records, traces(trials, both, chosen), pairs(trials, outcomes))
 
 
-def write_results(out: Path, records: Sequence[Record], shown: Sequence[dict[str, Any]]) -> Path:
+def pairs(trials: Sequence[Trial], outcomes: Mapping[Method, Outcome]) -> list[dict[str, Any]]:
+    """The hierarchy's main setting against every other method, trial by trial, counted a split."""
+    ours = next((m for m in outcomes if m.method == "hierarchical"), None)
+    if ours is None:
+        return []
+    found: list[dict[str, Any]] = []
+    for split in dict.fromkeys(trial.split for trial in trials):
+        rows = np.array([trial.split == split for trial in trials])
+        a = outcomes[ours].success[rows]
+        for method, outcome in outcomes.items():
+            b = outcome.success[rows]
+            counts = {
+                "both": int((a & b).sum()),
+                "only_hierarchical": int((a & ~b).sum()),
+                "only_other": int((~a & b).sum()),
+                "neither": int((~a & ~b).sum()),
+            }
+            if method != ours:
+                found.append({"split": split, **name_of(method), **counts})
+    return found
+
+
+def name_of(method: Method) -> dict[str, str]:
+    """What a record calls a method."""
+    return {"method": method.method, "setting": method.setting}
+
+
+def write_results(out: Path, found: Results) -> Path:
     """records.json, traces.json and the report of a run folder."""
-    save(out / "records.json", records)
-    write_atomically(out / "traces.json", json.dumps(shown).encode())
+    save(out / "records.json", found.records)
+    write_atomically(out / "traces.json", json.dumps(found.traces).encode())
     return write_report(out)
 
 
@@ -147,7 +192,7 @@ def evaluate_checkpoint(
         for name, levels in planners.items()
     ] or demo_methods(model.config)
     made = make_trials(layout, trials, seed, "test", tuple(BINS))
-    records, shown = compare(
+    found = compare(
         out / "outcomes",
         model,
         methods,
@@ -158,8 +203,8 @@ def evaluate_checkpoint(
         about["data"],
         progress,
     )
-    write_results(out, records, shown)
-    return records
+    write_results(out, found)
+    return found.records
 
 
 def pick(trials: Sequence[Trial], outcomes: Sequence[Outcome], each: int) -> list[int]:
@@ -193,7 +238,7 @@ def _digest(
 
 def _read(path: Path, asked: str) -> Outcome:
     values = read_json(path)
-    if values.pop("asked", asked) != asked:
+    if values.pop("asked", None) != asked:
         raise EchelonError(
             f"{path}: is of another model, other trials or options; choose another --out, or delete "
             f"{path.parent}"
