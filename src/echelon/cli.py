@@ -14,7 +14,7 @@ from echelon import schema
 from echelon.collect import CollectConfig, collect
 from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
 from echelon.demo import DemoConfig
-from echelon.presets import DEMO_MODEL, DEMO_TRAIN, planner_for
+from echelon.presets import planner_for
 from echelon.progress import Progress
 from echelon.types import EchelonError
 
@@ -64,8 +64,8 @@ class Train:
     """HDF5 file of episodes"""
     out: Path
     """run folder"""
-    model: ModelConfig = DEMO_MODEL
-    train: TrainConfig = DEMO_TRAIN
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
 
     def __call__(self) -> None:
         from echelon.data.episodes import Episodes

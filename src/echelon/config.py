@@ -22,11 +22,11 @@ class LossConfig:
     """predicted states against the EMA target's states, along the rollout"""
     variance: float = 1.0
     """hinge that keeps each latent's standard deviation above 1 (VICReg)"""
-    correlation: float = 0.003
+    correlation: float = 0.0005
     """decorrelates latents (VICReg); larger values raise the rank and bend the latent space"""
     log_determinant: float = 0.0
     """entropy of the latents; in place of the two above, it lets slow latents grow large"""
-    smoothness: float = 2.0
+    smoothness: float = 6.0
     """squared change of the latent from one step of this level to the next"""
     inverse_dynamics: float = 0.5
     """the action must be readable from two consecutive states"""
@@ -52,7 +52,7 @@ class LevelConfig:
     """multiplies the latent's change since the last frame, so that it is of the latent's size"""
     rollout: int = 8
     """own steps that the predictor is trained to roll out"""
-    macro_noise: float = 0.1
+    macro_noise: float = 0.03
     """standard deviation of the noise on macro-actions in training"""
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -64,12 +64,19 @@ class ModelConfig:
     levels: tuple[LevelConfig, ...] = (
         LevelConfig(),
         LevelConfig(
-            latent_dim=12,
             stride=10,
-            action_dim=4,
+            action_dim=8,
             width=192,
-            rollout=6,
-            loss=LossConfig(smoothness=100.0, correlation=0.04, inverse_dynamics=0.0),
+            lift_width=128,
+            difference_scale=10.0,
+            rollout=3,
+            loss=LossConfig(
+                variance=0.0,
+                correlation=0.0,
+                log_determinant=1.0,
+                smoothness=10.0,
+                inverse_dynamics=0.0,
+            ),
         ),
     )
     image_size: int = 64
@@ -128,8 +135,8 @@ class TrainConfig:
     """One training run: its stages, and what holds for all of them."""
 
     stages: tuple[StageConfig, ...] = (
-        StageConfig(levels=(0,), steps=1200, batch_size=64, train_encoder=True),
-        StageConfig(levels=(0, 1), steps=3000, batch_size=256),
+        StageConfig(levels=(0,), steps=1500, batch_size=48, train_encoder=True),
+        StageConfig(levels=(0, 1), steps=3000, batch_size=256, learning_rate=2e-3),
     )
     seed: int = 0
     ema: float = 0.99

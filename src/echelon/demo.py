@@ -19,7 +19,6 @@ from echelon.evaluation import BINS, HELD_OUT_LAYOUTS, Method, Trial, make_trial
 from echelon.experiment import Results, compare, demo_methods, write_results
 from echelon.files import write_atomically
 from echelon.models.hierarchy import Hierarchy
-from echelon.presets import DEMO_MODEL, DEMO_TRAIN
 from echelon.progress import Progress
 from echelon.records import Record
 from echelon.trainer import Trainer
@@ -34,8 +33,8 @@ class DemoConfig:
     """The whole demo, at a size that two cores finish in under ten minutes."""
 
     collect: CollectConfig = field(default_factory=CollectConfig)
-    model: ModelConfig = DEMO_MODEL
-    train: TrainConfig = DEMO_TRAIN
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
     trials: int = 30
     """in each distance bin"""
     layout_trials: int = 12

@@ -1,26 +1,15 @@
-"""Settings that are known to work, and by what name the records call them.
-
-`planner_for` is what an agent uses when it is told nothing; the rest is the demo's.
-"""
+"""Planner settings that are known to work, and by what name the records call them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from echelon.config import (
-    LevelConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PlannerConfig,
-    StageConfig,
-    TrainConfig,
-)
+from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
 
 
 def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
-    """A planner for every level of a model: short coarse search above, short fine search below."""
+    """What an agent plans with when it is told nothing: a short search at every level."""
     if len(model.levels) == 1:
         return FlatSetting(horizon=200, candidates=64).levels
     fine = PlannerConfig(
@@ -33,6 +22,7 @@ def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
             horizon=4,
             replan=2,
             optimizer=OptimizerConfig(candidates=64, iterations=2, elites=8, correlation=0.3),
+            minimum=0.3,
         )
         for _ in model.levels[1:]
     )
@@ -69,25 +59,3 @@ class FlatSetting:
             correlation=self.correlation,
         )
         return (PlannerConfig(self.horizon, self.replan, optimizer, self.minimum),)
-
-
-DEMO_MODEL = ModelConfig(
-    levels=(
-        LevelConfig(loss=LossConfig(smoothness=6.0, correlation=0.0005)),
-        LevelConfig(
-            latent_dim=12,
-            stride=10,
-            action_dim=4,
-            width=192,
-            rollout=6,
-            difference_scale=10.0,
-            loss=LossConfig(smoothness=10.0, correlation=0.03, inverse_dynamics=0.0),
-        ),
-    )
-)
-DEMO_TRAIN = TrainConfig(
-    stages=(
-        StageConfig(levels=(0,), steps=1500, batch_size=48, train_encoder=True),
-        StageConfig(levels=(0, 1), steps=2500, batch_size=256),
-    )
-)
