@@ -25,7 +25,7 @@ from echelon.config import (
     to_dict,
 )
 from echelon.demo import DemoConfig
-from echelon.presets import DEMO_MODEL, DEMO_TRAIN, planner_for
+from echelon.presets import planner_for
 from echelon.types import EchelonError
 
 CONFIGS = [
@@ -38,9 +38,9 @@ CONFIGS = [
     PlannerConfig(horizon=3, replan=2),
     CollectConfig(),
     DemoConfig(),
-    DEMO_MODEL,
-    DEMO_TRAIN,
-    *planner_for(DEMO_MODEL),
+    ModelConfig(),
+    TrainConfig(),
+    *planner_for(ModelConfig()),
     tiny.model_config(3),
     tiny.train_config(3),
 ]

@@ -25,7 +25,7 @@ import tyro
 from echelon import checkpoint
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
 from echelon.demo import DemoConfig, evaluate, train_model, write_diagnostics
-from echelon.evaluation import Method, make_trials
+from echelon.evaluation import BINS, Method, make_trials
 from echelon.experiment import (
     SAME_COST,
     Results,
@@ -35,15 +35,17 @@ from echelon.experiment import (
     same_cost_method,
     write_results,
 )
-from echelon.files import write_json
+from echelon.files import read_json, write_json
 from echelon.presets import FlatSetting, planner_for
 from echelon.progress import Progress
 from echelon.records import Record, load, save
-from echelon.report import paired_p
+from echelon.report import headline_picture, paired_p, update_markdown
 from echelon.types import EchelonError
 
 RESULTS = Path("results/demo")
 RUNS = Path("runs/bench")
+DEAREST = 16.0
+"""times the hierarchy's compute that flat planning is tested up to"""
 
 
 def flat_grid() -> list[FlatSetting]:
@@ -57,10 +59,11 @@ def flat_grid() -> list[FlatSetting]:
     for horizon in (100, 200, 400):
         grid += [FlatSetting(horizon, 16, replan=10), FlatSetting(horizon, 16, replan=20)]
         grid += [FlatSetting(horizon, 8, replan=10), FlatSetting(horizon, 8, replan=20)]
-        grid += [FlatSetting(horizon, 64), FlatSetting(horizon, 64, correlation=0.98)]
+    grid += [FlatSetting(100, 64), FlatSetting(200, 64), FlatSetting(400, 64, replan=10)]
+    grid += [FlatSetting(h, 64, correlation=0.98, replan=10) for h in (100, 200)]
     grid += [FlatSetting(200, 16, minimum=m) for m in (0.3, 1.0)]
     grid += [FlatSetting(200, 64, kind="mppi", correlation=c) for c in (0.95, 0.98)]
-    grid += [FlatSetting(200, 32, 2), FlatSetting(200, 64, replan=10), FlatSetting(200, 256)]
+    grid += [FlatSetting(200, 32, 2), FlatSetting(200, 64, replan=10), FlatSetting(100, 32, 4)]
     return grid
 
 
@@ -95,16 +98,26 @@ def hierarchy_grid(model: ModelConfig) -> list[Method]:
     return [Method("hierarchical", name, levels) for name, levels in variants.items()]
 
 
-def frontier(records: Sequence[Record], split: str = "9+") -> list[Record]:
-    """Of one split's records, the best at each doubling of compute, by TFLOPs an episode."""
-    best: dict[int, Record] = {}
-    for record in records:
-        if record.split == split:
-            octave = math.floor(math.log2(record.tflops_per_episode))
-            rival = best.get(octave)
-            if rival is None or record.successes > rival.successes:
-                best[octave] = record
-    return [best[octave] for octave in sorted(best)]
+def frontier(records: Sequence[Record]) -> list[str]:
+    """The flat settings worth testing, from their tuning records, by split.
+
+    The best at each doubling of compute up to `DEAREST` times the hierarchy's, and the best of those
+    that are no dearer than the hierarchy.
+    """
+    chosen: list[str] = []
+    for split in dict.fromkeys(record.split for record in records):
+        here = [record for record in records if record.split == split]
+        ours = next(r for r in here if (r.method, r.setting) == ("hierarchical", "default"))
+        flat = sorted((r for r in here if r.method == "flat"), key=lambda r: r.tflops_per_episode)
+        best: dict[Any, Record] = {}
+        for record in flat:
+            ratio = record.tflops_per_episode / ours.tflops_per_episode
+            groups = [math.floor(math.log2(ratio))] if ratio <= DEAREST else []
+            for group in (*groups, *(["equal"] if ratio <= 1 else [])):
+                if group not in best or record.successes > best[group].successes:
+                    best[group] = record
+        chosen += [record.setting for record in best.values()]
+    return list(dict.fromkeys(chosen))
 
 
 @dataclass(frozen=True)
@@ -113,8 +126,8 @@ class Tune:
 
     seed: int = 0
     """of the model"""
-    trials: int = 60
-    """in the far bin"""
+    trials: int = 50
+    """in each distance bin"""
     budget: int = 500
     part: int = 0
     parts: int = 1
@@ -126,7 +139,7 @@ class Tune:
         config = seeded(self.seed)
         path, data = trained(config, self.runs, progress)
         model = checkpoint.load_model(path, device())
-        trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", ("9+",))
+        trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", tuple(BINS))
         methods = [flat_method(s) for s in flat_grid()] + hierarchy_grid(config.model)
         folder = path.parent / "outcomes" / "tune"
         found = compare(
@@ -143,8 +156,7 @@ class Tune:
         if self.parts == 1:
             renamed = [replace(record, task="point-maze-tuning") for record in found.records]
             save(self.out / "tuning.json", renamed)
-            for record in frontier([r for r in found.records if r.method == "flat"]):
-                print(record.setting, record.successes, record.episodes, record.tflops_per_episode)
+            print("flat settings to test:", *frontier(found.records), sep="\n")
 
 
 @dataclass(frozen=True)
@@ -157,7 +169,7 @@ class Compare:
     seeds: tuple[int, ...] = (0, 1, 2)
     trials: int = 100
     """in each distance bin"""
-    layout_trials: int = 50
+    layout_trials: int = 25
     """on each held-out layout"""
     part: int = 0
     parts: int = 1
@@ -167,7 +179,7 @@ class Compare:
     def __call__(self) -> None:
         progress = Progress()
         tuned = load(self.out / "tuning.json")
-        names = {r.setting for r in frontier([r for r in tuned if r.method == "flat"])}
+        names = frontier(tuned)
         flats = [flat_method(s) for s in flat_grid() if s.name in names]
         same = [
             replace(SAME_COST, candidates=k, iterations=i) for k, i in ((8, 1), (16, 1), (64, 2))
@@ -185,8 +197,27 @@ class Compare:
             if self.parts == 1:
                 write_results(path.parent, found)
         if self.parts == 1:
-            save(self.out / "records.json", everything.records)
-            write_json(self.out / "paired.json", tested(everything.pairs))
+            self._write(everything)
+
+    def _write(self, everything: Results) -> None:
+        """Committed records, and a run folder of all seeds with its report."""
+        save(self.out / "records.json", everything.records)
+        write_json(self.out / "paired.json", tested(everything.pairs))
+        folders = [self.runs / f"seed-{seed}" for seed in self.seeds]
+        diagnostics = [read_json(folder / "diagnostics.json") for folder in folders]
+        figures = [
+            {
+                "seed": seed,
+                "open_loop": found["open_loop"],
+                "sign_agreement": [level["sign_agreement"] for level in found["latents"]],
+                "effective_rank": [level["effective_rank"] for level in found["latents"]],
+            }
+            for seed, found in zip(self.seeds, diagnostics, strict=True)
+        ]
+        write_json(self.out / "models.json", figures)
+        whole = self.runs / "all"
+        write_json(whole / "diagnostics.json", diagnostics[0])
+        write_results(whole, everything)
 
 
 def tested(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -249,6 +280,20 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class Readme:
+    """Bring the README's table and picture up to date with the records."""
+
+    runs: Path = RUNS
+    out: Path = RESULTS
+    readme: Path = Path("README.md")
+    picture: Path = Path("docs/demo.png")
+
+    def __call__(self) -> None:
+        update_markdown(self.readme, load(self.out / "records.json"))
+        headline_picture(self.runs / "all", self.picture)
+
+
+@dataclass(frozen=True)
 class Bench:
     """The experiments behind the committed numbers."""
 
@@ -257,6 +302,7 @@ class Bench:
             Annotated[Tune, tyro.conf.subcommand("tune")]
             | Annotated[Compare, tyro.conf.subcommand("compare")]
             | Annotated[Resume, tyro.conf.subcommand("resume")]
+            | Annotated[Readme, tyro.conf.subcommand("readme")]
         ]
     ]
 
