@@ -238,8 +238,10 @@ class Resume:
     """Kill training ten times at random moments, resume it, and compare with one never stopped."""
 
     kills: int = 10
-    seconds: float = 15.0
+    seconds: float = 10.0
     """longest time between kills"""
+    steps: tuple[int, int] = (400, 800)
+    """of the two stages; training has to outlast the kills"""
     seed: int = 0
     runs: Path = RUNS / "resume"
     out: Path = RESULTS
@@ -250,7 +252,8 @@ class Resume:
         base = [sys.executable, "-m", "echelon.cli"]
         if not data.exists():
             subprocess.run([*base, "collect", str(data), "--episodes", "100"], check=True)
-        short = ["--train.stages.0.steps", "150", "--train.stages.1.steps", "300"]
+        first, second = map(str, self.steps)
+        short = ["--train.stages.0.steps", first, "--train.stages.1.steps", second]
         short += ["--train.checkpoint-seconds", "1"]
         weights: dict[str, str] = {}
         killed: list[float] = []
@@ -259,11 +262,11 @@ class Resume:
             command = [*base, "train", str(data), "--out", str(folder), *short]
             while name == "killed" and len(killed) < self.kills:
                 process = subprocess.Popen(command)
-                wait = rng.uniform(3, self.seconds)
+                wait = rng.uniform(2, self.seconds)
                 time.sleep(wait)
                 if process.poll() is not None:
                     raise EchelonError(
-                        f"training ended after {len(killed)} kills; give --seconds a lower value"
+                        f"training ended after {len(killed)} kills; give --steps higher values"
                     )
                 process.send_signal(signal.SIGKILL)
                 process.wait()
