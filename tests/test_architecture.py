@@ -22,7 +22,7 @@ SOURCE = ROOT / "src" / "echelon"
 FLOORS = (
     ("types", "schema", "files", "config", "presets", "records"),
     ("data", "models", "losses", "planning", "progress", "images"),
-    ("objective", "checkpoint", "runlog", "trainer"),
+    ("objective", "statistics", "checkpoint", "runlog", "trainer"),
     ("agent", "envs", "collect", "atlas"),
     ("evaluation", "experiment", "diagnostics", "report"),
     ("demo", "bench", "cli"),
@@ -38,6 +38,7 @@ STAIRS = {
     ("records", "schema"),  # strict reading
     ("records", "files"),  # a records file is whole or absent
     ("trainer", "objective"),  # what it minimises
+    ("trainer", "statistics"),  # what it takes from the data at either end
     ("trainer", "checkpoint"),  # what it resumes from
     ("trainer", "runlog"),  # what it writes down
     ("collect", "envs"),  # where the experience is made

@@ -107,3 +107,33 @@ def test_means_do_not_grow_with_the_batch() -> None:
     flat = z.flatten(0, 1)
     one, two = losses.correlation(flat), losses.correlation(twice.flatten(0, 1))
     assert two.item() == pytest.approx(one.item(), rel=1e-3)
+
+
+def test_log_determinant_of_a_known_covariance() -> None:
+    z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]) * torch.tensor(
+        [1.0, 3.0]
+    )
+    # Variances 4/3 and 12, uncorrelated.
+    expected = -(math.log(4 / 3) + math.log(12)) / 2
+    assert losses.log_determinant(z).item() == pytest.approx(expected, abs=1e-5)
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
+    assert losses.log_determinant(z @ turn).item() == pytest.approx(expected, abs=1e-5)
+    assert losses.log_determinant(z + 7).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_smooth_latents_grow_where_entropy_is_asked_for() -> None:
+    """At the optimum a latent's variance is the inverse of how fast it changes."""
+    x = torch.randn(64, 50, 2).cumsum(1) * torch.tensor([0.1, 1.0])
+    x[..., 1] = torch.randn(64, 50)
+    flat = x.flatten(0, 1)
+    centred = flat - flat.mean(0)
+    whiten = torch.linalg.cholesky(torch.linalg.inv(centred.T @ centred / (len(flat) - 1)))
+    x = (x - flat.mean(0)) @ whiten
+    change = (x[:, 1:] - x[:, :-1]).square().mean((0, 1))
+    assert change[1] > 5 * change[0]
+    weight = 4.0
+    size = (1 / (weight * change).sqrt()).requires_grad_()
+    z = x * size
+    loss = weight * losses.smoothness(z) + losses.log_determinant(z.flatten(0, 1))
+    (gradient,) = torch.autograd.grad(loss, size)
+    assert gradient.abs().max() < 1e-3

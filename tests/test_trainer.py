@@ -20,7 +20,7 @@ import torch
 from tiny import model_config, train_config, write_episodes
 from torch import Tensor
 
-from echelon import checkpoint, losses, objective
+from echelon import checkpoint, losses, objective, statistics
 from echelon.config import LossConfig, ModelConfig, StageConfig, TrainConfig
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
@@ -197,7 +197,7 @@ def test_stopped_and_resumed_is_undisturbed(
         (Trainer, "_save", 8),
         (Trainer, "_save", 12),
         (Trainer, "_save", 24),
-        (Trainer, "_fit_search", 1),
+        (statistics, "fit_search", 1),
         (checkpoint, "save_model", 1),
     ],
 )
@@ -431,16 +431,16 @@ def test_what_has_a_gradient_is_what_is_trained(stage: StageConfig) -> None:
 def test_frozen_levels_do_not_move(episodes: Episodes, tmp_path: Path, stage: StageConfig) -> None:
     config = replace(train_config(3), stages=(stage,))
     trainer = Trainer(episodes, with_inverse(), config, tmp_path)
-    trainer._fit_inputs()
+    statistics.fit_inputs(trainer.model, episodes, trainer.train_ids)
     before = snapshot(trainer.model)
     trainable = {id(p) for p in _trained_parameters(trainer.model, stage)}
     moving = {name for name, p in trainer.model.named_parameters() if id(p) in trainable}
     trainer._stage(0, 0, Watched())
     after = trainer.model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    statistics = {name for name in changed if "running" in name or "num_batches" in name}
-    assert changed - statistics == moving
-    assert {int(name.split(".")[1]) for name in statistics} == set(stage.levels) - {0}
+    running = {name for name in changed if "running" in name or "num_batches" in name}
+    assert changed - running == moving
+    assert {int(name.split(".")[1]) for name in running} == set(stage.levels) - {0}
 
 
 def test_a_batch_has_the_action_that_leaves_each_frame(episodes: Episodes) -> None:

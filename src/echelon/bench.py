@@ -27,7 +27,6 @@ from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
 from echelon.demo import DemoConfig, evaluate, train_model, write_diagnostics
 from echelon.evaluation import BINS, Method, make_trials
 from echelon.experiment import (
-    SAME_COST,
     Results,
     compare,
     demo_methods,
@@ -67,6 +66,16 @@ def flat_grid() -> list[FlatSetting]:
     return grid
 
 
+def same_cost_grid() -> list[FlatSetting]:
+    """What flat planning with the hierarchy's cost is tuned over: that cost wants short horizons."""
+    return [
+        FlatSetting(horizon, candidates, iterations, correlation=0.9, replan=2, minimum=minimum)
+        for horizon in (10, 20, 40)
+        for candidates, iterations in ((8, 1), (16, 1), (32, 2))
+        for minimum in (0.3, 0.7)
+    ]
+
+
 def hierarchy_grid(model: ModelConfig) -> list[Method]:
     """What the hierarchy's planner is tuned over; by far the smaller grid."""
     fine, *above = planner_for(model)
@@ -98,8 +107,8 @@ def hierarchy_grid(model: ModelConfig) -> list[Method]:
     return [Method("hierarchical", name, levels) for name, levels in variants.items()]
 
 
-def frontier(records: Sequence[Record]) -> list[str]:
-    """The flat settings worth testing, from their tuning records, by split.
+def frontier(records: Sequence[Record], method: str) -> list[str]:
+    """A method's settings that are worth testing, from their tuning records, by split.
 
     The best at each doubling of compute up to `DEAREST` times the hierarchy's, and the best of those
     that are no dearer than the hierarchy.
@@ -108,9 +117,9 @@ def frontier(records: Sequence[Record]) -> list[str]:
     for split in dict.fromkeys(record.split for record in records):
         here = [record for record in records if record.split == split]
         ours = next(r for r in here if (r.method, r.setting) == ("hierarchical", "default"))
-        flat = sorted((r for r in here if r.method == "flat"), key=lambda r: r.tflops_per_episode)
+        theirs = sorted((r for r in here if r.method == method), key=lambda r: r.tflops_per_episode)
         best: dict[Any, Record] = {}
-        for record in flat:
+        for record in theirs:
             ratio = record.tflops_per_episode / ours.tflops_per_episode
             groups = [math.floor(math.log2(ratio))] if ratio <= DEAREST else []
             for group in (*groups, *(["equal"] if ratio <= 1 else [])):
@@ -141,6 +150,7 @@ class Tune:
         model = checkpoint.load_model(path, device())
         trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", tuple(BINS))
         methods = [flat_method(s) for s in flat_grid()] + hierarchy_grid(config.model)
+        methods += [same_cost_method(s) for s in same_cost_grid()]
         folder = path.parent / "outcomes" / "tune"
         found = compare(
             folder,
@@ -156,7 +166,8 @@ class Tune:
         if self.parts == 1:
             renamed = [replace(record, task="point-maze-tuning") for record in found.records]
             save(self.out / "tuning.json", renamed)
-            print("flat settings to test:", *frontier(found.records), sep="\n")
+            for method in ("flat", "control:flat-same-cost"):
+                print(method, *frontier(found.records, method))
 
 
 @dataclass(frozen=True)
@@ -179,18 +190,15 @@ class Compare:
     def __call__(self) -> None:
         progress = Progress()
         tuned = load(self.out / "tuning.json")
-        names = frontier(tuned)
-        flats = [flat_method(s) for s in flat_grid() if s.name in names]
-        same = [
-            replace(SAME_COST, candidates=k, iterations=i) for k, i in ((8, 1), (16, 1), (64, 2))
-        ]
+        flat, same = (frontier(tuned, name) for name in ("flat", "control:flat-same-cost"))
+        controls = [flat_method(s) for s in flat_grid() if s.name in flat]
+        controls += [same_cost_method(s) for s in same_cost_grid() if s.name in same]
         everything = Results()
         for seed in self.seeds:
             config = replace(seeded(seed), trials=self.trials, layout_trials=self.layout_trials)
             path, data = trained(config, self.runs, progress)
             model = checkpoint.load_model(path, device())
-            methods = demo_methods(config.model) + flats + [same_cost_method(s) for s in same]
-            methods = list({(m.method, m.setting): m for m in methods}.values())
+            methods = list(dict.fromkeys(demo_methods(config.model) + controls))
             mine = methods[self.part :: self.parts]
             found = evaluate(config, path.parent, model, mine, data, progress)
             everything.add(found)

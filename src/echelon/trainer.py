@@ -20,19 +20,16 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from echelon import checkpoint, losses
+from echelon import checkpoint, losses, statistics
 from echelon.config import ModelConfig, StageConfig, TrainConfig, to_dict
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler, prefetched
 from echelon.files import open_run
-from echelon.models.hierarchy import Hierarchy, ImageLift, LatentLift
+from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective
 from echelon.progress import Progress
 from echelon.runlog import RunLog
 from echelon.types import EchelonError
-
-ENCODE_BATCH = 2048
-"""frames encoded at once"""
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,7 @@ class Trainer:
         with self.fabric.rank_zero_first():  # only one process writes, the others find it written
             open_run(out, config)
         self._runlog = RunLog(out)
+        self._warned: set[tuple[int, int]] = set()
         torch.manual_seed(train.seed)
         self.model = Hierarchy(model, episodes.action_dim)
         self.objective = Objective(self.model, train.ema)
@@ -97,12 +95,15 @@ class Trainer:
         """Train to the end, from wherever the folder stands."""
         if self.checkpoint.exists():
             return checkpoint.load_model(self.checkpoint, self.fabric.device)
-        self._fit_inputs()
+        statistics.fit_inputs(self.model, self.episodes, self.train_ids)
+        self.objective.update_targets()
         first, step = self._resume()
         self.objective.to(self.fabric.device)
         for index in range(first, len(self.config.stages)):
             self._stage(index, step if index == first else 0, progress)
-        self._fit_search()
+        for buffer in self.model.buffers():  # each process has its own statistics of the last batch
+            buffer.copy_(self.fabric.broadcast(buffer.cpu()))
+        statistics.fit_search(self.model.eval(), self.episodes, self.train_ids, self.config.seed)
         if self.fabric.is_global_zero:
             about = {
                 "data": self.identity,
@@ -172,7 +173,7 @@ class Trainer:
     def _batches(self, stage: StageConfig, index: int) -> tuple[Batches, Batches]:
         device = self.fabric.device
         pixels = torch.from_numpy(self.episodes.pixels)
-        inputs = pixels if stage.train_encoder else self._encode_all()
+        inputs = pixels if stage.train_encoder else statistics.encode_all(self.model, pixels)
         actions = torch.from_numpy(np.nan_to_num(self.episodes.actions))
         if device.type != "cpu":
             inputs, actions = inputs.to(device), actions.to(device)
@@ -184,69 +185,6 @@ class Trainer:
             seed = hash((self.config.seed, index)) % 2**32
             made.append(Batches(inputs, actions, sampler, size, seed, self.fabric.global_rank))
         return made[0], made[1]
-
-    @torch.no_grad()
-    def _encode_all(self) -> Tensor:
-        """``[N, D]`` latents of every frame by the encoder as it stands."""
-        lift = self.model.levels[0].lift
-        assert isinstance(lift, ImageLift)
-        chunks = torch.from_numpy(self.episodes.pixels).split(ENCODE_BATCH)
-        return torch.cat([lift.encoder(chunk.to(self.fabric.device)) for chunk in chunks])
-
-    # ------------------------------------------------------------------ statistics
-
-    @torch.no_grad()
-    def _fit_inputs(self) -> None:
-        """Normalise images and actions by the training episodes."""
-        level = self.model.levels[0]
-        assert isinstance(level.lift, ImageLift)
-        rows = _rows_of(self.episodes, self.train_ids)
-        some = self.episodes.pixels[rows[:: max(1, len(rows) // 2000)]].astype(np.float32)
-        mean = some.mean(0)
-        actions = self.episodes.actions[rows]
-        actions = actions[np.isfinite(actions).all(1)]
-        for lift in (level.lift, self.objective.targets[0]):
-            assert isinstance(lift, ImageLift)
-            lift.encoder.mean.copy_(torch.from_numpy(mean))
-            lift.encoder.scale.fill_(1 / max(float((some - mean).std()), 1e-3))
-        level.action_mean.copy_(torch.from_numpy(actions.mean(0)))
-        level.action_std.copy_(torch.from_numpy(actions.std(0)).clamp_min(1e-6))
-        level.action_low.copy_(torch.from_numpy(actions.min(0)))
-        level.action_high.copy_(torch.from_numpy(actions.max(0)))
-
-    @torch.no_grad()
-    def _fit_search(self) -> None:
-        """What search needs of each upper level: its action prior, and the bank of known states."""
-        self.model.eval()
-        for buffer in self.model.buffers():  # each process has its own statistics of the last batch
-            buffer.copy_(self.fabric.broadcast(buffer.cpu()))
-        device = self.fabric.device
-        latents = self._encode_all()
-        actions = torch.from_numpy(np.nan_to_num(self.episodes.actions)).to(device)
-        rng = np.random.default_rng(self.config.seed)
-        rows = _rows_of(self.episodes, self.train_ids)
-        size = self.model.config.bank_size
-        known = latents[
-            torch.from_numpy(rng.choice(rows, size, replace=size > len(rows))).to(device)
-        ]
-        for index, level in enumerate(self.model.levels[1:], start=1):
-            duration = self.model.config.durations[index]
-            sampler = WindowSampler.of(
-                self.episodes.lengths, self.episodes.offsets, self.train_ids, duration
-            )
-            rows = sampler.rows(8192, self.config.seed, 0)[:, :-1]
-            macro = actions[torch.from_numpy(rows).to(device)]
-            for lower in self.model.levels[1 : index + 1]:
-                macro = lower.encode_action(macro.unflatten(1, (-1, lower.stride)))
-            macro = macro[:, 0]
-            level.action_mean.copy_(macro.mean(0))
-            level.action_std.copy_(macro.std(0).clamp_min(1e-6))
-            level.action_low.copy_(macro.quantile(0.02, 0))
-            level.action_high.copy_(macro.quantile(0.98, 0))
-            assert isinstance(level.lift, LatentLift)
-            level.bank_below.copy_(known)
-            known = level.lift.network(known)
-            level.bank.copy_(known)
 
     # ------------------------------------------------------------------ log and resume
 
@@ -280,7 +218,8 @@ class Trainer:
             collapsed = (
                 figures[f"level{level}/deviation"] < 0.02 or figures[f"level{level}/rank"] < 1.1
             )
-            if collapsed and step >= 0.05 * stage.steps:
+            if collapsed and step >= 0.05 * stage.steps and (index, level) not in self._warned:
+                self._warned.add((index, level))
                 progress.warn(
                     f"level {level} has collapsed (deviation "
                     f"{figures[f'level{level}/deviation']:.3f}, effective rank "
@@ -374,13 +313,18 @@ def _fabric(config: TrainConfig) -> Fabric:
     """One process, or those that torchrun started."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=local,
-        num_nodes=nodes,
-        precision=config.precision,
-        strategy="ddp" if local * nodes > 1 else "auto",
-    )
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=local,
+            num_nodes=nodes,
+            precision=config.precision,
+            strategy="ddp" if local * nodes > 1 else "auto",
+        )
+    except (RuntimeError, ValueError) as error:
+        raise EchelonError(
+            f"accelerator: '{config.accelerator}' cannot be used here; 'auto' takes what there is"
+        ) from error
     fabric.launch()
     return fabric
 
@@ -391,9 +335,3 @@ def _identity(episodes: Episodes) -> dict[str, Any]:
         "transitions": episodes.transitions,
         "sha256": episodes.sha256,
     }
-
-
-def _rows_of(episodes: Episodes, ids: np.ndarray) -> np.ndarray:
-    """Rows of all frames of some episodes."""
-    spans = zip(episodes.offsets[ids], episodes.lengths[ids], strict=True)
-    return np.concatenate([np.arange(first, first + length) for first, length in spans])

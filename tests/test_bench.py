@@ -1,0 +1,71 @@
+"""What the experiments choose and add up; the experiments themselves are run by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_records import record
+
+from echelon import bench, cli
+from echelon.config import ModelConfig
+from echelon.records import Record
+from echelon.report import paired_p
+
+
+def tuned(setting: str, tflops: float, successes: int, method: str = "flat") -> Record:
+    changes = {"setting": setting, "tflops_per_episode": tflops, "successes": successes}
+    return record(method=method, levels=1 if method == "flat" else 2, split="9+", **changes)
+
+
+def test_the_frontier_is_the_best_at_each_doubling() -> None:
+    ours = tuned("default", 1.0, 90, "hierarchical")
+    flat = [
+        tuned("cheap", 0.3, 10),
+        tuned("cheap-and-better", 0.4, 20),
+        tuned("equal", 0.9, 15),
+        tuned("dear", 3.0, 40),
+        tuned("as-good-but-dearer", 3.5, 40),
+        tuned("too-dear", 40.0, 99),
+    ]
+    chosen = bench.frontier([ours, *flat], "flat")
+    # "equal" is the best of its doubling, "cheap-and-better" the best that is no dearer than ours.
+    assert sorted(chosen) == ["cheap-and-better", "dear", "equal"]
+
+
+def test_the_frontier_is_taken_in_every_split() -> None:
+    records = []
+    for split, best in (("1-4", "a"), ("9+", "b")):
+        records.append(record(split=split, setting="default", tflops_per_episode=1.0))
+        for setting in ("a", "b"):
+            wins = 90 if setting == best else 10
+            changes = {"tflops_per_episode": 0.6, "successes": wins, "levels": 1}
+            records.append(record(split=split, method="flat", setting=setting, **changes))
+    assert sorted(bench.frontier(records, "flat")) == ["a", "b"]
+
+
+def test_pairs_add_up_over_seeds() -> None:
+    counts = {"both": 5, "only_hierarchical": 4, "only_other": 1, "neither": 0}
+    pair = {"split": "9+", "method": "flat", "setting": "a", **counts}
+    other = pair | {"setting": "b"}
+    first, second = bench.tested([pair, other, pair])
+    assert (first["both"], first["only_hierarchical"], first["only_other"]) == (10, 8, 2)
+    assert first["p"] == pytest.approx(paired_p(8, 2), rel=1e-2)
+    assert second["setting"] == "b"
+    assert second["only_hierarchical"] == 4
+
+
+def test_no_setting_is_tuned_twice() -> None:
+    settings = bench.flat_grid()
+    assert len({s.name for s in settings}) == len(settings)
+    assert {s.kind for s in settings} == {"cem", "mppi"}
+    assert max(s.horizon for s in settings) >= 400
+    assert min(s.correlation for s in settings) == 0
+    hierarchical = bench.hierarchy_grid(ModelConfig())
+    assert len({m.setting for m in hierarchical}) == len(hierarchical) < len(settings)
+    assert len({m.levels for m in hierarchical}) == len(hierarchical)
+
+
+def test_readme_without_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "readme", "--out", str(tmp_path)]) == 2
+    assert "no such file" in capsys.readouterr().err
