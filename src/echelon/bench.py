@@ -60,7 +60,11 @@ def flat_grid() -> list[FlatSetting]:
         grid += [FlatSetting(horizon, 8, replan=10), FlatSetting(horizon, 8, replan=20)]
     grid += [FlatSetting(100, 64), FlatSetting(200, 64), FlatSetting(400, 64, replan=10)]
     grid += [FlatSetting(h, 64, correlation=0.98, replan=10) for h in (100, 200)]
-    grid += [FlatSetting(200, 16, minimum=m) for m in (0.3, 1.0)]
+    grid += [FlatSetting(200, 16, minimum=m) for m in (0.3, 0.9, 1.0)]
+    for replan in (10, 20):
+        grid += [FlatSetting(h, 16, replan=replan, minimum=1.0) for h in (100, 200, 400)]
+        grid += [FlatSetting(h, 8, replan=replan, minimum=1.0) for h in (100, 200)]
+    grid += [FlatSetting(h, 64, replan=10, minimum=1.0) for h in (100, 200)]
     grid += [FlatSetting(200, 64, kind="mppi", correlation=c) for c in (0.95, 0.98)]
     grid += [FlatSetting(200, 32, 2), FlatSetting(200, 64, replan=10), FlatSetting(100, 32, 4)]
     return grid
@@ -87,7 +91,7 @@ def hierarchy_grid(model: ModelConfig) -> list[Method]:
         outer = {k: v for k, v in changes.items() if k not in known}
         return replace(config, optimizer=replace(config.optimizer, **inner), **outer)
 
-    variants = {
+    variants: dict[str, tuple[PlannerConfig, ...]] = {
         "default": (fine, coarse),
         "coarse-h2": (fine, searched(coarse, horizon=2)),
         "coarse-h6": (fine, searched(coarse, horizon=6)),
@@ -103,8 +107,12 @@ def hierarchy_grid(model: ModelConfig) -> list[Method]:
         "fine-k16x1": (searched(fine, candidates=16, elites=2, iterations=1), coarse),
         "fine-h15": (searched(fine, horizon=15), coarse),
         "fine-m30": (searched(fine, minimum=0.3), coarse),
+        "replan-3": (searched(fine, replan=3), searched(coarse, replan=3)),
         "replan-4": (searched(fine, replan=4), searched(coarse, replan=4)),
     }
+    small = searched(fine, candidates=16, elites=2), searched(coarse, candidates=32, elites=4)
+    for replan in (2, 3, 4):
+        variants[f"small-r{replan}"] = tuple(searched(level, replan=replan) for level in small)
     return [Method("hierarchical", name, levels) for name, levels in variants.items()]
 
 
