@@ -64,6 +64,10 @@ def flat_grid() -> list[FlatSetting]:
     for replan in (10, 20):
         grid += [FlatSetting(h, 16, replan=replan, minimum=1.0) for h in (100, 200, 400)]
         grid += [FlatSetting(h, 8, replan=replan, minimum=1.0) for h in (100, 200)]
+    for replan in (5, 10):
+        grid += [FlatSetting(h, 4, replan=replan, minimum=1.0) for h in (100, 200)]
+    grid += [FlatSetting(h, 8, minimum=1.0) for h in (100, 200)]
+    grid += [FlatSetting(h, k, replan=40, minimum=1.0) for h in (200, 400) for k in (8, 16)]
     grid += [FlatSetting(h, 64, replan=10, minimum=1.0) for h in (100, 200)]
     grid += [FlatSetting(200, 64, kind="mppi", correlation=c) for c in (0.95, 0.98)]
     grid += [FlatSetting(200, 32, 2), FlatSetting(200, 64, replan=10), FlatSetting(100, 32, 4)]
@@ -113,6 +117,8 @@ def hierarchy_grid(model: ModelConfig) -> list[Method]:
     small = searched(fine, candidates=16, elites=2), searched(coarse, candidates=32, elites=4)
     for replan in (2, 3, 4):
         variants[f"small-r{replan}"] = tuple(searched(level, replan=replan) for level in small)
+        lean = searched(small[0], iterations=1), small[1]
+        variants[f"lean-r{replan}"] = tuple(searched(level, replan=replan) for level in lean)
     return [Method("hierarchical", name, levels) for name, levels in variants.items()]
 
 
