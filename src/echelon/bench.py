@@ -99,26 +99,27 @@ def hierarchy_grid(model: ModelConfig) -> list[Method]:
         "default": (fine, coarse),
         "coarse-h2": (fine, searched(coarse, horizon=2)),
         "coarse-h6": (fine, searched(coarse, horizon=6)),
-        "coarse-k32": (fine, searched(coarse, candidates=32, elites=4)),
+        "coarse-k16x2": (fine, searched(coarse, candidates=16, elites=2)),
+        "coarse-k32x1": (fine, searched(coarse, iterations=1)),
+        "coarse-k64x2": (fine, searched(coarse, candidates=64, elites=8)),
         "coarse-k128x3": (fine, searched(coarse, candidates=128, iterations=3, elites=16)),
         "coarse-r5": (fine, searched(coarse, replan=5)),
         "coarse-m0": (fine, searched(coarse, minimum=0.0)),
         "coarse-m70": (fine, searched(coarse, minimum=0.7)),
         "coarse-c0": (fine, searched(coarse, correlation=0.0)),
         "coarse-c60": (fine, searched(coarse, correlation=0.6)),
-        "fine-k16": (searched(fine, candidates=16, elites=2), coarse),
-        "fine-k64": (searched(fine, candidates=64, elites=8), coarse),
-        "fine-k16x1": (searched(fine, candidates=16, elites=2, iterations=1), coarse),
+        "fine-k8x1": (searched(fine, candidates=8, elites=1), coarse),
+        "fine-k16x2": (searched(fine, iterations=2), coarse),
+        "fine-k32x2": (searched(fine, candidates=32, iterations=2, elites=4), coarse),
+        "fine-k64x2": (searched(fine, candidates=64, iterations=2, elites=8), coarse),
         "fine-h15": (searched(fine, horizon=15), coarse),
         "fine-m30": (searched(fine, minimum=0.3), coarse),
-        "replan-3": (searched(fine, replan=3), searched(coarse, replan=3)),
-        "replan-4": (searched(fine, replan=4), searched(coarse, replan=4)),
     }
-    small = searched(fine, candidates=16, elites=2), searched(coarse, candidates=32, elites=4)
-    for replan in (2, 3, 4):
-        variants[f"small-r{replan}"] = tuple(searched(level, replan=replan) for level in small)
-        lean = searched(small[0], iterations=1), small[1]
-        variants[f"lean-r{replan}"] = tuple(searched(level, replan=replan) for level in lean)
+    for replan in (1, 3, 4):
+        variants[f"replan-{replan}"] = (
+            searched(fine, replan=replan),
+            searched(coarse, replan=replan),
+        )
     return [Method("hierarchical", name, levels) for name, levels in variants.items()]
 
 

@@ -15,13 +15,13 @@ def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     fine = PlannerConfig(
         horizon=model.levels[1].stride,
         replan=2,
-        optimizer=OptimizerConfig(candidates=32, iterations=2, elites=4, correlation=0.9),
+        optimizer=OptimizerConfig(candidates=16, iterations=1, elites=2, correlation=0.9),
     )
     coarse = tuple(
         PlannerConfig(
             horizon=4,
             replan=2,
-            optimizer=OptimizerConfig(candidates=64, iterations=2, elites=8, correlation=0.3),
+            optimizer=OptimizerConfig(candidates=32, iterations=2, elites=4, correlation=0.3),
             minimum=0.3,
         )
         for _ in model.levels[1:]
