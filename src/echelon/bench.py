@@ -69,6 +69,13 @@ def flat_grid() -> list[FlatSetting]:
     grid += [FlatSetting(h, 8, minimum=1.0) for h in (100, 200)]
     grid += [FlatSetting(h, k, replan=40, minimum=1.0) for h in (200, 400) for k in (8, 16)]
     grid += [FlatSetting(h, 64, replan=10, minimum=1.0) for h in (100, 200)]
+    grid += [FlatSetting(200, 4, replan=r, minimum=1.0) for r in (15, 20)]
+    grid += [
+        FlatSetting(150, 8, replan=20, minimum=1.0),
+        FlatSetting(200, 8, replan=30, minimum=1.0),
+    ]
+    grid += [FlatSetting(200, 32, minimum=1.0), FlatSetting(200, 16, 2, minimum=1.0)]
+    grid += [FlatSetting(200, 32, kind="mppi", minimum=1.0)]
     grid += [FlatSetting(200, 64, kind="mppi", correlation=c) for c in (0.95, 0.98)]
     grid += [FlatSetting(200, 32, 2), FlatSetting(200, 64, replan=10), FlatSetting(100, 32, 4)]
     return grid

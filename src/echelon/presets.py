@@ -11,7 +11,7 @@ from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
 def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """What an agent plans with when it is told nothing: a short search at every level."""
     if len(model.levels) == 1:
-        return FlatSetting(horizon=200, candidates=64).levels
+        return FlatSetting(horizon=200, candidates=16, minimum=1.0).levels
     fine = PlannerConfig(
         horizon=model.levels[1].stride,
         replan=2,
