@@ -38,7 +38,7 @@ from echelon.records import Record, save
 from echelon.report import write_report
 from echelon.types import EchelonError
 
-FLAT_CHEAP = FlatSetting(horizon=200, candidates=8, replan=20, minimum=1.0)
+FLAT_CHEAP = FlatSetting(horizon=150, candidates=8, replan=20, minimum=1.0)
 FLAT_MORE = FlatSetting(horizon=200, candidates=16, replan=5, minimum=1.0)
 SAME_COST = FlatSetting(horizon=20, candidates=8, correlation=0.9, replan=2, minimum=0.3)
 
