@@ -8,6 +8,7 @@ position is given in `info` for judging success and for logging; no model or pla
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from typing import Any
 
@@ -72,19 +73,11 @@ class PointMaze(gym.Env[Image, Array]):
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, layout: Layout, image_size: int = 64, action_repeat: int = 4) -> None:
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):  # a notice about other environments
-                from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
-        except ImportError as error:
-            raise EchelonError(
-                "PointMaze needs Gymnasium-Robotics: pip install 'echelon[tasks]'"
-            ) from error
         layouts.check(layout)
         self.layout = layout
         self.render_mode = "rgb_array"
-        self._maze = PointMazeEnv(maze_map=layout.tolist())
-        self._point = self._maze.point_env
-        self._point.frame_skip = action_repeat
+        self._physics = _physics(tuple(map(tuple, layout.tolist())), action_repeat)
+        self._data = type(self._physics.data)(self._physics.model)
         self._origin = np.array([layout.shape[0] / 2, layout.shape[1] / 2])
         self._background = draw_background(layout, image_size)
         self._cells = layouts.free_cells(layout)
@@ -106,8 +99,9 @@ class PointMaze(gym.Env[Image, Array]):
                 raise EchelonError(
                     f"{name}: {place.tolist()} lies in a wall or outside; choose a free cell"
                 )
-        self._point.set_state(self._to_xy(start), np.zeros(2))
-        self._point.data.time = 0.0
+        self._physics.data = self._data
+        self._physics.set_state(self._to_xy(start), np.zeros(2))
+        self._data.time = 0.0
         observation = self.render()
         goal = draw(self._background, self._goal[None], self.layout)[0]
         return observation, {"goal": goal, **self._info()}
@@ -118,7 +112,8 @@ class PointMaze(gym.Env[Image, Array]):
 
     def advance(self, action: Array) -> Array:
         """The physics of one step without drawing; returns the state."""
-        self._point.step(action)
+        self._physics.data = self._data
+        self._physics.step(action)
         return self.state
 
     def render(self) -> Image:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -127,11 +122,8 @@ class PointMaze(gym.Env[Image, Array]):
     @property
     def state(self) -> Array:
         """``[4]`` row, column, and their velocities."""
-        (x, y), (vx, vy) = self._point.data.qpos, self._point.data.qvel
+        (x, y), (vx, vy) = self._data.qpos, self._data.qvel
         return np.array([self._origin[0] - y, self._origin[1] + x, -vy, vx])
-
-    def close(self) -> None:
-        self._maze.close()
 
     def _info(self) -> dict[str, Any]:
         state = self.state
@@ -144,3 +136,20 @@ class PointMaze(gym.Env[Image, Array]):
 
     def _to_xy(self, place: Array) -> Array:
         return np.array([place[1] - self._origin[1], self._origin[0] - place[0]])
+
+
+@functools.lru_cache(64)
+def _physics(layout: tuple[tuple[int, ...], ...], action_repeat: int) -> Any:
+    """The simulator of a layout. One compiled model, of 14 MB, serves all environments in that layout;
+    each puts its own data in before it steps, so they may not be stepped from several threads.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # a notice about other environments
+            from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+    except ImportError as error:
+        raise EchelonError(
+            "PointMaze needs Gymnasium-Robotics: pip install 'echelon[tasks]'"
+        ) from error
+    point = PointMazeEnv(maze_map=[list(row) for row in layout]).point_env
+    point.frame_skip = action_repeat
+    return point
