@@ -14,11 +14,11 @@ from torch import Tensor
 
 from echelon.checkpoint import load_model
 from echelon.config import PlannerConfig
-from echelon.models.hierarchy import Hierarchy
+from echelon.models.hierarchy import Hierarchy, Observation
 from echelon.planning.ledger import macs_of
 from echelon.planning.planner import Planner, build, tree_leading
 from echelon.presets import planner_for
-from echelon.types import Cost, EchelonError, Plan, Spent, State
+from echelon.types import Cost, EchelonError, Plan, Spent, State, tree_map
 
 
 def load(
@@ -76,14 +76,21 @@ class Agent:
         self._batched = goal.ndim == 4
         frames = self._frames(goal)
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
-        self.goals = self._see(torch.stack([frames, frames], 1))
+        seen = self._see({"pixels": self._clip(None, frames)})
+        self.goals = tuple({"z": state["z"]} for state in seen)
         self.plan, self.spent = None, Spent()
         self.now = 0
-        self._before: Tensor | None = None
+        self._seen: Tensor | None = None
 
     @torch.no_grad()
-    def act(self, observation: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The action ``[A]`` or actions ``[B, A]`` for the next step; `spent` says what it took."""
+    def act(
+        self, observation: NDArray[np.uint8], proprio: NDArray[Any] | None = None
+    ) -> NDArray[np.float32]:
+        """The action ``[A]`` or actions ``[B, A]`` for the next step; `spent` says what it took.
+
+        observation: ``[H, W, 3]``, or ``[B, H, W, 3]`` as many as there are goals.
+        proprio: ``[P]`` or ``[B, P]``, where the model was trained with it.
+        """
         if not self.goals:
             raise EchelonError("agent: has no goal yet; call reset(goal) before act(observation)")
         frames = self._frames(observation)
@@ -92,15 +99,14 @@ class Agent:
                 f"agent: {len(frames)} observations for {tree_leading(self.goals[0])} goals; give "
                 "one each, or keep() the environments that go on"
             )
-        before = frames if self._before is None else self._before
-        self._before = frames
+        self._seen = self._clip(self._seen, frames)
         self.spent = Spent()
         if self.plan is None or self._due(self.plan):
-            clip = torch.stack([before, frames], 1)
-            states = self._see(clip)
+            observed = {"pixels": self._seen} | self._proprio(proprio, len(frames))
+            states = self._see(observed)
             self.plan = self.planner.plan(states, self.goals, self.now, self.generator, self.plan)
             if self._encoding is None:
-                self._encoding = macs_of(self._see, clip[:1])
+                self._encoding = macs_of(self._see, tree_map(lambda x: x[:1], observed))
             self.spent = self.plan.spent + Spent(0, self._encoding)
         lowest = self.plan.lowest
         action = lowest.actions[:, self.now - lowest.time].cpu().numpy()
@@ -112,7 +118,7 @@ class Agent:
         chosen = torch.as_tensor(index, device=self.device)
         self.goals = tuple({k: v[chosen] for k, v in goal.items()} for goal in self.goals)
         self.plan = self.plan.select(chosen) if self.plan is not None else None
-        self._before = self._before[chosen] if self._before is not None else None
+        self._seen = self._seen[chosen] if self._seen is not None else None
 
     def explain(self) -> dict[str, Any]:
         """The plan in force for the first environment, as plain types, highest level first."""
@@ -141,9 +147,27 @@ class Agent:
             planner, part = planner.below, part.below
         return False
 
-    def _see(self, clip: Tensor) -> tuple[State, ...]:
-        states = self.model.lift(self.model.encode(clip))
+    def _see(self, observed: Observation) -> tuple[State, ...]:
+        states = self.model.lift(self.model.encode(observed))
         return tuple(states[: self.planner.depth])
+
+    def _clip(self, seen: Tensor | None, frames: Tensor) -> Tensor:
+        """``[B, context, H, W, 3]``: the frames and those before; the first stands for what was not."""
+        before = frames[:, None].expand(-1, self.model.context, -1, -1, -1) if seen is None else seen
+        return torch.cat([before[:, 1:], frames[:, None]], 1)
+
+    def _proprio(self, given: NDArray[Any] | None, batch: int) -> dict[str, Tensor]:
+        size = self.model.proprio_dim
+        if given is None and size == 0:
+            return {}
+        if given is None or given.reshape(batch, -1).shape[1] != size:
+            found = "nothing" if given is None else f"shape {given.shape}"
+            raise EchelonError(
+                f"proprio: the model was trained with {size} values beside each image "
+                f"('{self.model.config.proprio}'); act was given {found}"
+            )
+        values = torch.as_tensor(given.reshape(batch, 1, size), dtype=torch.float32)
+        return {"proprio": values.to(self.device)}
 
     def _frames(self, images: NDArray[np.uint8]) -> Tensor:
         size = self.model.config.image_size

@@ -41,7 +41,7 @@ class Atlas:
         places = (cells[:, None] + offsets[None]).reshape(-1, 2)
         device = next(model.parameters()).device
         frames = torch.from_numpy(draw(draw_background(layout, size), places, layout)).to(device)
-        states = model.lift(model.encode(torch.stack([frames, frames], 1)))
+        states = model.lift(model.encode(frames[:, None].expand(-1, model.context, -1, -1, -1)))
         return Atlas(layout, places, tuple(state["z"].cpu() for state in states))
 
     def locate(self, level: int, z: Tensor) -> Array:

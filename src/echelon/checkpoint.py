@@ -23,7 +23,7 @@ from echelon.files import write_atomically
 from echelon.models.hierarchy import Hierarchy
 from echelon.types import EchelonError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class _Header:
     format: int
     model: ModelConfig
     action_dim: int
+    proprio_dim: int
     about: dict[str, Any]
 
 
@@ -40,6 +41,7 @@ def save_model(path: Path, model: Hierarchy, about: dict[str, Any]) -> None:
         "format": FORMAT_VERSION,
         "model": to_dict(model.config),
         "action_dim": model.action_dim,
+        "proprio_dim": model.proprio_dim,
         "about": about,
     }
     write_tensors(path, model.state_dict(), "model", header)
@@ -49,7 +51,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Hierarch
     """The model of a checkpoint, in evaluation mode."""
     values, tensors = read_tensors(Path(path), "model")
     header = schema.read(_Header, values, f"{path}: header")
-    model = Hierarchy(header.model, header.action_dim)
+    model = Hierarchy(header.model, header.action_dim, header.proprio_dim)
     fill(model, tensors, Path(path))
     return model.to(device).eval()
 
@@ -103,9 +105,10 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tenso
         version = int(about["format"])
     except (ValueError, TypeError, KeyError) as error:
         raise EchelonError(f"{path}: its header is damaged; copy it again") from error
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
         raise EchelonError(
-            f"{path}: checkpoint format {version} is newer than this Echelon reads "
-            f"({FORMAT_VERSION}); update echelon"
+            f"{path}: checkpoint format {version} is {'newer' if newer else 'older'} than this Echelon "
+            f"reads ({FORMAT_VERSION}); {'update echelon' if newer else 'train it again'}"
         )
     return about, tensors

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from echelon.types import EchelonError
@@ -20,6 +21,8 @@ class LossConfig:
 
     prediction: float = 1.0
     """predicted states against the EMA target's states, along the rollout"""
+    teacher_forced: float = 0.0
+    """the same one step ahead from each true state of the window"""
     variance: float = 1.0
     """hinge that keeps each latent's standard deviation above 1 (VICReg)"""
     correlation: float = 0.0005
@@ -33,21 +36,60 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class EncoderConfig:
+    """Level 0's eyes: frames to latents."""
+
+    kind: Literal["patches", "conv", "vit"] = "patches"
+    """patches and one readout; a map of the image (conv); a transformer over tubelets (vit)"""
+    frames: int = 1
+    """consecutive frames that one latent is made of (vit): 1 an image, more a clip"""
+    patch: int = 8
+    """height and width of a patch, in pixels (vit)"""
+    depth: int = 2
+    """blocks (vit)"""
+    heads: int = 4
+    """of attention (vit)"""
+    grid: int = 8
+    """height and width of the map; the latent's size is a multiple of its cells (conv)"""
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.patch, self.depth, self.heads, self.grid) < 1:
+            raise EchelonError("encoder: frames, patch, depth, heads and grid are at least 1")
+        if self.frames > 1 and self.kind != "vit":
+            raise EchelonError(
+                f"encoder.frames: '{self.kind}' sees one frame at a time; set encoder.kind to vit"
+            )
+
+
+@dataclass(frozen=True)
 class LevelConfig:
     """One timescale. Level 0 lifts images; every other level lifts the level below."""
 
     latent_dim: int = 16
     """size D of the latent"""
+    latent: Literal["own", "shared"] = "own"
+    """a latent space of its own, by a learned lift, or that of the level below"""
     stride: int = 1
     """steps of the level below per step of this one; 1 at level 0"""
     action_dim: int | None = None
     """size of the macro-action; None passes the (stride 1) action through"""
+    macro: Literal["mlp", "transformer", "concat"] = "mlp"
+    """what encodes a segment of actions: an MLP, a transformer that takes any length, or nothing:
+    the segment's actions side by side, which are then stride times those of the level below"""
+    span: tuple[int, int] | None = None
+    """least and most steps of the level below in one step here, drawn anew for every step of
+    training (transformer); None trains on the stride alone"""
+    predictor: Literal["mlp", "conv", "transformer"] = "mlp"
     width: int = 256
-    """hidden units of the predictor"""
+    """hidden units of the predictor (conv: channels)"""
     depth: int = 2
     """hidden layers of the predictor"""
+    history: int = 3
+    """own steps that the predictor looks back over, the present one included (transformer)"""
+    heads: int = 4
+    """of attention (transformer)"""
     lift_width: int = 64
-    """hidden units of the lift (level 0: channels of a patch)"""
+    """hidden units of the lift (level 0: width of the encoder)"""
     difference_scale: float = 4.0
     """multiplies the latent's change since the last frame, so that it is of the latent's size"""
     rollout: int = 8
@@ -55,6 +97,20 @@ class LevelConfig:
     macro_noise: float = 0.03
     """standard deviation of the noise on macro-actions in training"""
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        if self.stride < 1 or self.rollout < 1:
+            raise EchelonError("stride and rollout must be at least 1")
+        if min(self.latent_dim, self.width, self.history, self.heads) < 1:
+            raise EchelonError("latent_dim, width, history and heads must be at least 1")
+        if self.span is not None:
+            low, high = self.span
+            if self.macro != "transformer":
+                raise EchelonError("span: only macro-actions of a transformer vary in length")
+            if not 1 <= low <= self.stride <= high:
+                raise EchelonError(
+                    f"span: {low} to {high} must hold the stride ({self.stride}), which is planned with"
+                )
 
 
 @dataclass(frozen=True)
@@ -79,10 +135,15 @@ class ModelConfig:
             ),
         ),
     )
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    proprio: str | None = None
+    """column of the episodes that joins the images in level 0's state, such as joint velocities;
+    goals are images alone"""
     image_size: int = 64
     """height and width of the observations, in pixels"""
     bank_size: int = 4096
-    """known states kept in the checkpoint, to hand a subgoal down as the nearest of them"""
+    """known states and macro-actions kept in the checkpoint, such as to hand a subgoal down as the
+    nearest of them"""
 
     def __post_init__(self) -> None:
         if not self.levels:
@@ -91,13 +152,39 @@ class ModelConfig:
             raise EchelonError(
                 "levels.0.stride: level 0 is the primitive one, its stride must be 1"
             )
-        for index, level in enumerate(self.levels):
-            if level.stride < 1 or level.rollout < 1:
-                raise EchelonError(f"levels.{index}: stride and rollout must be at least 1")
-            if level.latent_dim < 1 or level.width < 1:
-                raise EchelonError(f"levels.{index}: latent_dim and width must be at least 1")
-            if index and not level.action_dim:
+        if self.levels[0].latent == "shared":
+            raise EchelonError("levels.0.latent: there is no level below to share it with")
+        maps = self.levels[0].latent_dim % self.encoder.grid**2 == 0
+        if self.encoder.kind == "conv" and not maps:
+            raise EchelonError(
+                f"levels.0.latent_dim: {self.levels[0].latent_dim} is not a multiple of the map's "
+                f"{self.encoder.grid} x {self.encoder.grid} cells"
+            )
+        for index, (below, level) in enumerate(pairwise(self.levels), start=1):
+            if level.macro == "concat":
+                if level.action_dim is not None:
+                    raise EchelonError(
+                        f"levels.{index}.action_dim: concatenated actions have the size they have; "
+                        "leave it out"
+                    )
+            elif not level.action_dim:
                 raise EchelonError(f"levels.{index}.action_dim: set the size of its macro-action")
+            if level.latent == "shared" and level.latent_dim != below.latent_dim:
+                raise EchelonError(
+                    f"levels.{index}.latent_dim: {level.latent_dim}, but it shares the latent of the "
+                    f"level below, of size {below.latent_dim}"
+                )
+        for index, level in enumerate(self.levels):
+            if level.predictor == "conv" and not self.is_map(index):
+                raise EchelonError(
+                    f"levels.{index}.predictor: conv needs a latent that is a map; set encoder.kind to "
+                    "conv, and latent to shared above level 0"
+                )
+
+    def is_map(self, index: int) -> bool:
+        """Whether the latent of a level is a map of the image."""
+        shared = all(level.latent == "shared" for level in self.levels[1 : index + 1])
+        return self.encoder.kind == "conv" and shared
 
     @property
     def durations(self) -> tuple[int, ...]:
@@ -120,6 +207,8 @@ class StageConfig:
     """windows a step, over all processes"""
     train_encoder: bool = False
     """train the encoder from images; otherwise it is frozen and its latents are computed once"""
+    gradient_below: bool = False
+    """let the loss of a level reach the levels below it; otherwise each is shaped by its own alone"""
     learning_rate: float = 1e-3
     """peak, after a warm-up over the first 5 % and before a cosine decay to a twentieth"""
 
@@ -140,7 +229,7 @@ class TrainConfig:
     )
     seed: int = 0
     ema: float = 0.99
-    """decay of the target encoder, a step"""
+    """decay of the target encoder, a step; 0 is no copy at all, only a stopped gradient"""
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
     """largest norm of the gradient"""
@@ -150,6 +239,8 @@ class TrainConfig:
     """time between checkpoints to resume from"""
     log_every: int = 50
     """steps between lines of the log"""
+    signals_every: int = 500
+    """steps between looks at what tells of planning success, on held-out clips and a few trials"""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: str = "auto"
     """cpu, cuda, mps, or what there is"""
@@ -157,8 +248,8 @@ class TrainConfig:
     """CPU threads; None leaves PyTorch's choice"""
 
     def __post_init__(self) -> None:
-        if self.log_every < 1:
-            raise EchelonError("log_every: must be at least 1")
+        if self.log_every < 1 or self.signals_every < 1:
+            raise EchelonError("log_every and signals_every: must be at least 1")
         if not 0 <= self.ema <= 1 or not 0 <= self.held_out < 1:
             raise EchelonError("ema and held_out: shares, between 0 and 1")
 

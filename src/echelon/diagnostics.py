@@ -37,7 +37,7 @@ def diagnose(
 ) -> dict[str, Any]:
     """Everything that the report's section on the model shows; see :mod:`echelon.report.html`."""
     atlas = Atlas.of(model, layout, spacing=0.1)
-    frames, actions, places = _stretches(episodes, held_out, seed)
+    frames, actions, places = _stretches(episodes, held_out, model.context, seed)
     example = frames[0, 1]
     return {
         "open_loop": open_loop(model, atlas, frames, actions, places),
@@ -50,16 +50,18 @@ def diagnose(
     }
 
 
-def _stretches(episodes: Episodes, held_out: Array, seed: int) -> tuple[Array, Array, Array]:
-    """Frames [W, T + 2, ...], actions [W, T, A], places [W, T + 1, 2] of equal length, held out."""
+def _stretches(
+    episodes: Episodes, held_out: Array, context: int, seed: int
+) -> tuple[Array, Array, Array]:
+    """Frames [W, T + context, ...], actions [W, T, A], places [W, T + 1, 2] of equal length, held out."""
     lengths = episodes.lengths[held_out]
     length = int(np.median(lengths))
     fit = held_out[lengths >= length]
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(fit)[: min(len(fit), WINDOWS)]
     rows = episodes.offsets[chosen][:, None] + np.arange(length)
-    places = episodes.column("state")[rows][:, 1:, :2]
-    return episodes.pixels[rows], episodes.actions[rows][:, 1:-1], places
+    places = episodes.column("state")[rows][:, context - 1 :, :2]
+    return episodes.pixels[rows], episodes.actions[rows][:, context - 1 : -1], places
 
 
 def open_loop(
@@ -71,7 +73,7 @@ def open_loop(
     are two standard errors over stretches.
     """
     device = next(model.parameters()).device
-    clip = torch.from_numpy(frames[:, :2]).to(device)
+    clip = torch.from_numpy(frames[:, : model.context]).to(device)
     states = model.lift(model.encode(clip))
     window = Window(states[0], torch.from_numpy(actions).to(device))
     curves: list[dict[str, Any]] = []

@@ -26,7 +26,7 @@ from echelon.config import PlannerConfig, to_dict
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
 from echelon.envs.point_maze import PointMaze
-from echelon.models.hierarchy import Hierarchy, LatentLift
+from echelon.models.hierarchy import Hierarchy, LatentLift, SharedLift
 from echelon.planning.costs import LatentCost, LiftedCost
 from echelon.progress import Progress
 from echelon.records import Dataset, Record
@@ -191,7 +191,7 @@ class _Actor:
             if method.cost == "upper":
                 inner = LatentCost(method.levels[0].minimum)
                 lift = model.levels[1].lift
-                assert isinstance(lift, LatentLift)
+                assert isinstance(lift, LatentLift | SharedLift)
                 costs = (LiftedCost(lift.place, inner),)
             self._agent = Agent.of(model, method.levels, seed, costs)
 

@@ -8,15 +8,16 @@ with a prediction term and regularisers R a level; see :class:`echelon.config.Lo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from echelon import losses
-from echelon.config import LossConfig
-from echelon.data.windows import coarsen
-from echelon.models.hierarchy import Hierarchy, ImageLift, Level
+from echelon.config import LossConfig, StageConfig
+from echelon.data.windows import coarsen, spans
+from echelon.models.hierarchy import Hierarchy, Level
 from echelon.types import State, Window, tree_map
 
 
@@ -34,47 +35,57 @@ class Objective(nn.Module):
         self.ema = ema
 
     def forward(
-        self, inputs: Tensor, actions: Tensor, trained: tuple[int, ...]
+        self, inputs: Mapping[str, Tensor], actions: Tensor, stage: StageConfig
     ) -> dict[str, Tensor]:
-        """All terms of the levels in `trained`, named ``level0/prediction`` and so on, weighted.
+        """All terms of the levels that a stage trains, named ``level0/prediction`` and so on, weighted.
 
-        inputs: [B, T + 2, H, W, 3] uint8 frames, which train the encoder, or [B, T + 2, D] latents
-            of the encoder, which leave it as it is.
-        actions: [B, T, A], leaving each frame but the first and the last.
+        inputs: `pixels` [B, T + context, H, W, 3] uint8 frames, which train the encoder, or `latents`
+            [B, T + 2, D] of the encoder, which leave it as it is; and `proprio`, as long, if the
+            model takes it.
+        actions: [B, T, A], leaving each frame that has a state but the last.
         """
         terms: dict[str, Tensor] = {}
-        for index, (window, target) in enumerate(self.windows(inputs, actions, max(trained))):
-            if index in trained:
+        windows = self.windows(inputs, actions, max(stage.levels), stage.gradient_below)
+        for index, (window, target) in enumerate(windows):
+            if index in stage.levels:
                 level = self.hierarchy.levels[index]
                 found = level_terms(level, window, target, level.config.loss)
                 terms |= {f"level{index}/{name}": value for name, value in found.items()}
         return terms
 
     def windows(
-        self, inputs: Tensor, actions: Tensor, highest: int
+        self,
+        inputs: Mapping[str, Tensor],
+        actions: Tensor,
+        highest: int,
+        gradient_below: bool = False,
     ) -> Iterator[tuple[Window, State]]:
         """For levels 0 to `highest`, the window of each and its states by the EMA lift.
 
-        No gradient flows from one level into the level below.
+        gradient_below: let gradient flow from a level into the level below it.
         """
-        first = self.hierarchy.levels[0].lift
-        online, slow = first, self.targets[0]
-        if inputs.ndim == 3:
-            assert isinstance(first, ImageLift)
-            online = slow = first.states
-        window = Window(online(inputs), actions)
+        levels = self.hierarchy.levels
+        window = Window(levels[0].lift(inputs), actions)
         with torch.no_grad():
-            target = slow(inputs)
+            target = self.targets[0](inputs)
         yield window, target
-        for level, slow in zip(
-            self.hierarchy.levels[1 : highest + 1], list(self.targets)[1:], strict=False
-        ):
-            below = tree_map(Tensor.detach, (window.states, window.actions))
+        for index, level in enumerate(levels[1 : highest + 1], start=1):
+            cut = self._boundaries(level, actions.shape[1])
             with torch.no_grad():
-                target = coarsen(Window(target, actions), level.stride, slow, _no_action).states
-            window = coarsen(Window(*below), level.stride, level.lift, level.encode_action)
+                slow = self.targets[index]
+                target = coarsen(Window(target, actions), level.stride, slow, _no_action, cut).states
+            if not gradient_below:
+                window = Window(*tree_map(Tensor.detach, (window.states, window.actions)))
+            window = coarsen(window, level.stride, level.lift, level.encode_action, cut)
             actions = window.actions
             yield window, target
+
+    def _boundaries(self, level: Level, steps: int) -> list[int] | None:
+        """Where one step of a level ends and the next begins, drawn anew in training."""
+        if level.config.span is None or not level.training:
+            return None
+        rng = np.random.default_rng(int(torch.randint(2**31, ())))
+        return spans(steps, steps // level.stride, *level.config.span, rng)
 
     @torch.no_grad()
     def update_targets(self) -> None:
@@ -86,7 +97,7 @@ class Objective(nn.Module):
                 slow.copy_(fast)
 
 
-def _no_action(segments: Tensor) -> Tensor:
+def _no_action(segments: Tensor, lengths: Tensor | None = None) -> Tensor:
     return segments[..., 0, :]
 
 
@@ -98,21 +109,18 @@ def level_terms(
     window: of this level, states [B, T + 1, D], actions [B, T, A]
     target: [B, T + 1, D] the same states by the EMA lift
     """
-    states, actions = window.states, window.actions
+    actions = window.actions
     steps = min(level.config.rollout, actions.shape[1])
-    state = tree_map(lambda x: x[:, 0], states)
     terms: dict[str, Tensor] = {}
-    error = torch.zeros((), device=actions.device)
-    for t in range(steps):
-        state = level.predict(state, actions[:, t])
-        error = error + sum(
-            losses.prediction(state[key], target[key][:, t + 1]) for key in ("z", "dz")
-        )
-    terms["prediction"] = weights.prediction * error / steps
-    z = states["z"]
-    if not z.requires_grad:
+    if weights.prediction:
+        terms["prediction"] = weights.prediction * _error(level, window, target, steps)
+    if weights.teacher_forced:
+        forced = _error(level, window, target, steps, teacher_forced=True)
+        terms["teacher_forced"] = weights.teacher_forced * forced
+    z = window.states["z"]
+    if not z.requires_grad or level.config.latent == "shared":
         return terms
-    flat = z.flatten(0, -2)
+    flat = level.channels(z)
     for name, term in (
         ("variance", losses.variance_hinge),
         ("correlation", losses.correlation),
@@ -123,9 +131,25 @@ def level_terms(
     if weights.smoothness:
         terms["smoothness"] = weights.smoothness * losses.smoothness(z)
     if weights.inverse_dynamics:
-        both = torch.cat([states[k][:, t : t + steps] for t in (0, 1) for k in ("z", "dz")], -1)
+        both = torch.cat([window.states[k][:, t : t + steps] for t in (0, 1) for k in ("z", "dz")], -1)
         seen = (actions[:, :steps] - level.action_mean) / level.action_std
         terms["inverse_dynamics"] = weights.inverse_dynamics * losses.prediction(
             level.inverse(both), seen
         )
     return terms
+
+
+def _error(
+    level: Level, window: Window, target: State, steps: int, teacher_forced: bool = False
+) -> Tensor:
+    """Mean squared error of `steps` predictions, each from the one before or from the true state."""
+    state = tree_map(lambda x: x[:, 0], window.states)
+    error = torch.zeros((), device=window.actions.device)
+    for t in range(steps):
+        state = level.predict(state, window.actions[:, t])
+        error = error + sum(
+            losses.prediction(state[part], target[part][:, t + 1]) for part in level.parts
+        )
+        if teacher_forced:  # what the predictor remembers goes on
+            state = state | {part: window.states[part][:, t + 1] for part in level.parts}
+    return error / steps

@@ -5,6 +5,9 @@ All of it lies in buffers of the model, so that it travels with the weights.
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,7 +27,7 @@ Ids = NDArray[np.int64]
 
 @torch.no_grad()
 def fit_inputs(model: Hierarchy, episodes: Episodes, ids: Ids) -> None:
-    """Normalise images and actions by the episodes `ids`."""
+    """Normalise images, proprioception and actions by the episodes `ids`."""
     level = model.levels[0]
     assert isinstance(level.lift, ImageLift)
     rows = _rows_of(episodes, ids)
@@ -32,48 +35,86 @@ def fit_inputs(model: Hierarchy, episodes: Episodes, ids: Ids) -> None:
     mean = some.mean(0)
     level.lift.encoder.mean.copy_(torch.from_numpy(mean))
     level.lift.encoder.scale.fill_(1 / max(float((some - mean).std()), 1e-3))
+    if model.config.proprio:
+        proprio = episodes.column(model.config.proprio)[rows]
+        level.lift.proprio_mean.copy_(torch.from_numpy(proprio.mean(0)))
+        level.lift.proprio_std.copy_(torch.from_numpy(proprio.std(0)).clamp_min(1e-6))
     actions = episodes.actions[rows]
-    actions = actions[np.isfinite(actions).all(1)]
-    level.action_mean.copy_(torch.from_numpy(actions.mean(0)))
-    level.action_std.copy_(torch.from_numpy(actions.std(0)).clamp_min(1e-6))
-    level.action_low.copy_(torch.from_numpy(actions.min(0)))
-    level.action_high.copy_(torch.from_numpy(actions.max(0)))
+    actions = torch.from_numpy(actions[np.isfinite(actions).all(1)])
+    level.action_mean.copy_(actions.mean(0))
+    level.action_std.copy_(actions.std(0, correction=0).clamp_min(1e-6))
+    level.prior_mean.copy_(level.action_mean)
+    level.prior_std.copy_(level.action_std)
+    level.prior_low.copy_(actions.amin(0))
+    level.prior_high.copy_(actions.amax(0))
+    level.prior_covariance.copy_(covariance(actions))
+    bank = _sample(actions, model.config.bank_size, np.random.default_rng(0))
+    level.action_bank.copy_(bank)
+    for below, upper in pairwise(model.levels):
+        if upper.config.macro == "concat":  # learned macro-actions normalise themselves
+            upper.action_mean.copy_(below.action_mean.repeat(upper.stride))
+            upper.action_std.copy_(below.action_std.repeat(upper.stride))
 
 
 @torch.no_grad()
-def encode_all(model: Hierarchy, pixels: Tensor) -> Tensor:
-    """``[N, H, W, 3] -> [N, D]`` by the encoder as it stands, on the model's device."""
+def encode(model: Hierarchy, episodes: Episodes, rows: Ids) -> Tensor:
+    """``rows [N] -> [N, D]``, the latents of frames by the encoder as it stands, on its device.
+
+    An encoder of clips sees the frames before; an episode's first frame stands for what is missing.
+    """
     lift = model.levels[0].lift
     assert isinstance(lift, ImageLift)
-    device = lift.encoder.mean.device
-    return torch.cat([lift.encoder(chunk.to(device)) for chunk in pixels.split(ENCODE_BATCH)])
+    device, frames = lift.encoder.mean.device, lift.encoder.frames
+    first = episodes.offsets[np.searchsorted(episodes.offsets, rows, side="right") - 1]
+    back = np.arange(frames) - frames + 1
+    clips = np.maximum(rows[:, None] + back, first[:, None])
+    latents: list[Tensor] = []
+    for chunk in np.array_split(clips, math.ceil(clips.size / ENCODE_BATCH)):
+        pixels = torch.from_numpy(episodes.pixels[chunk]).to(device)
+        latents.append(lift.encoder(pixels)[:, 0])
+    return torch.cat(latents)
 
 
 @torch.no_grad()
 def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> None:
-    """What search needs of each upper level: its action prior, and the bank of known states."""
-    latents = encode_all(model, torch.from_numpy(episodes.pixels))
-    device = latents.device
+    """What search needs of each upper level: its action prior, and what is known of its states and
+    actions.
+    """
+    device = next(model.parameters()).device
     actions = torch.from_numpy(np.nan_to_num(episodes.actions)).to(device)
     rng = np.random.default_rng(seed)
     rows, size = _rows_of(episodes, ids), model.config.bank_size
-    known = latents[torch.from_numpy(rng.choice(rows, size, replace=size > len(rows))).to(device)]
+    known = encode(model, episodes, rng.choice(rows, size, replace=size > len(rows)))
     for index, level in enumerate(model.levels[1:], start=1):
         duration = model.config.durations[index]
         sampler = WindowSampler.of(episodes.lengths, episodes.offsets, ids, duration)
-        rows = sampler.rows(SEGMENTS, seed, 0)[:, :-1]
-        macro = actions[torch.from_numpy(rows).to(device)]
+        segments = sampler.rows(SEGMENTS, seed, 0)[:, :-1]
+        macro = actions[torch.from_numpy(segments).to(device)]
         for lower in model.levels[1 : index + 1]:
             macro = lower.encode_action(macro.unflatten(1, (-1, lower.stride)))
         macro = macro[:, 0]
-        level.action_mean.copy_(macro.mean(0))
-        level.action_std.copy_(macro.std(0).clamp_min(1e-6))
-        level.action_low.copy_(macro.quantile(0.02, 0))
-        level.action_high.copy_(macro.quantile(0.98, 0))
-        assert isinstance(level.lift, LatentLift)
-        level.bank_below.copy_(known)
-        known = level.lift.network(known)
-        level.bank.copy_(known)
+        level.prior_mean.copy_(macro.mean(0))
+        level.prior_std.copy_(macro.std(0).clamp_min(1e-6))
+        level.prior_low.copy_(macro.quantile(0.02, 0))
+        level.prior_high.copy_(macro.quantile(0.98, 0))
+        level.prior_covariance.copy_(covariance(macro))
+        level.action_bank.copy_(_sample(macro, size, rng))
+        if isinstance(level.lift, LatentLift):
+            level.bank_below.copy_(known)
+            known = level.lift.network(known)
+            level.bank.copy_(known)
+
+
+def covariance(samples: Tensor) -> Tensor:
+    """``[N, A] -> [A, A]``"""
+    centred = samples - samples.mean(0)
+    return centred.T @ centred / max(len(samples) - 1, 1)
+
+
+def _sample(values: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """`count` rows drawn without replacement, where there are so many."""
+    rows = rng.choice(len(values), count, replace=count > len(values))
+    return values[torch.from_numpy(rows).to(values.device)]
 
 
 def _rows_of(episodes: Episodes, ids: Ids) -> Ids:

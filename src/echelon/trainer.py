@@ -29,15 +29,16 @@ from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective
 from echelon.progress import Progress
 from echelon.runlog import RunLog
-from echelon.types import EchelonError
+from echelon.signals import Signals, Task
+from echelon.types import EchelonError, tree_map
 
 
 @dataclass(frozen=True)
 class Batches:
     """What the steps of one stage see."""
 
-    inputs: Tensor
-    """[N, H, W, 3] frames or [N, D] latents of all episodes, end to end"""
+    inputs: dict[str, Tensor]
+    """`pixels` [N, H, W, 3] or `latents` [N, D] of all episodes, end to end, and `proprio` [N, P]"""
     actions: Tensor
     """[N, A]"""
     sampler: WindowSampler
@@ -45,11 +46,13 @@ class Batches:
     """windows a process"""
     seed: int
     rank: int
+    skipped: int
+    """frames at the head of a window that have no state"""
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
         rows = torch.from_numpy(self.sampler.rows(self.size, self.seed, step, self.rank))
-        rows = rows.to(self.inputs.device)
-        return self.inputs[rows], self.actions[rows[:, 1:-1]]
+        rows = rows.to(self.actions.device)
+        return {k: v[rows] for k, v in self.inputs.items()}, self.actions[rows[:, self.skipped : -1]]
 
 
 class Trainer:
@@ -60,7 +63,12 @@ class Trainer:
     """
 
     def __init__(
-        self, episodes: Episodes, model: ModelConfig, train: TrainConfig, out: Path
+        self,
+        episodes: Episodes,
+        model: ModelConfig,
+        train: TrainConfig,
+        out: Path,
+        task: Task | None = None,
     ) -> None:
         if episodes.image_size != model.image_size:
             raise EchelonError(
@@ -77,10 +85,12 @@ class Trainer:
         with self.fabric.rank_zero_first():  # only one process writes, the others find it written
             open_run(out, config)
         self._runlog = RunLog(out)
+        self._task = task
         self._warned: set[tuple[int, int]] = set()
         torch.manual_seed(train.seed)
-        self.model = Hierarchy(model, episodes.action_dim)
+        self.model = Hierarchy(model, episodes.action_dim, _proprio_dim(episodes, model))
         self.objective = Objective(self.model, train.ema)
+        self._signals = Signals.of(episodes, self.held_out_ids, self.model, task)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -135,7 +145,7 @@ class Trainer:
                 torch.manual_seed(hash((self.config.seed, index, step)) % 2**63)
                 for group in optimizer.param_groups:
                     group["lr"] = stage.learning_rate * _schedule(step / stage.steps)
-                terms: dict[str, Tensor] = module(inputs, actions, stage.levels)
+                terms: dict[str, Tensor] = module(inputs, actions, stage)
                 loss = torch.stack(list(terms.values())).sum()
                 self._check_finite("loss", loss, index, step)
                 optimizer.zero_grad()
@@ -150,7 +160,7 @@ class Trainer:
                 optimizer.step()
                 self.objective.update_targets()
                 done = step + 1
-                if done % self.config.log_every == 0 or done == stage.steps:
+                if self._due(done, self.config.log_every, stage):
                     self._log(index, done, stage, terms, held_out, progress)
                 if done < stage.steps and time.monotonic() - saved > self.config.checkpoint_seconds:
                     self._save(index, done, optimizer)
@@ -172,18 +182,25 @@ class Trainer:
 
     def _batches(self, stage: StageConfig, index: int) -> tuple[Batches, Batches]:
         device = self.fabric.device
-        pixels = torch.from_numpy(self.episodes.pixels)
-        inputs = pixels if stage.train_encoder else statistics.encode_all(self.model, pixels)
+        if stage.train_encoder:
+            inputs = {"pixels": torch.from_numpy(self.episodes.pixels)}
+        else:
+            every = np.arange(len(self.episodes.pixels))
+            inputs = {"latents": statistics.encode(self.model, self.episodes, every)}
+        if column := self.model.config.proprio:
+            inputs["proprio"] = torch.from_numpy(self.episodes.column(column).astype(np.float32))
         actions = torch.from_numpy(np.nan_to_num(self.episodes.actions))
         if device.type != "cpu":
-            inputs, actions = inputs.to(device), actions.to(device)
-        length = _window_length(self.model.config, stage)
+            inputs, actions = tree_map(lambda x: x.to(device), (inputs, actions))
+        skipped = self.model.context - 1 if stage.train_encoder else 1
+        length = skipped + _window_steps(self.model.config, stage)
         size = stage.batch_size // self.fabric.world_size
         made: list[Batches] = []
         for ids in (self.train_ids, self.held_out_ids):
             sampler = WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
             seed = hash((self.config.seed, index)) % 2**32
-            made.append(Batches(inputs, actions, sampler, size, seed, self.fabric.global_rank))
+            rank = self.fabric.global_rank
+            made.append(Batches(inputs, actions, sampler, size, seed, rank, skipped))
         return made[0], made[1]
 
     # ------------------------------------------------------------------ log and resume
@@ -201,7 +218,7 @@ class Trainer:
         """A line of figures on training and held-out windows; a warning where latents collapse."""
         self.objective.eval()
         inputs, actions = held_out(step)
-        seen = self.objective(inputs, actions, stage.levels)
+        seen = self.objective(inputs, actions, stage)
         figures = {name: value.item() for name, value in terms.items()}
         figures |= {f"held_out/{name}": value.item() for name, value in seen.items()}
         windows = list(self.objective.windows(inputs, actions, max(stage.levels)))
@@ -209,6 +226,8 @@ class Trainer:
             z = windows[level][0].states["z"].flatten(0, -2)
             figures[f"level{level}/deviation"] = z.std(0).mean().item()
             figures[f"level{level}/rank"] = losses.effective_rank(z).item()
+        if self._due(step, self.config.signals_every, stage):
+            figures |= self._look(stage, progress)
         self._train_mode(stage)
         if not self.fabric.is_global_zero:
             return
@@ -218,7 +237,7 @@ class Trainer:
             collapsed = (
                 figures[f"level{level}/deviation"] < 0.02 or figures[f"level{level}/rank"] < 1.1
             )
-            if collapsed and step >= 0.05 * stage.steps and (index, level) not in self._warned:
+            if collapsed and step >= _early(stage) and (index, level) not in self._warned:
                 self._warned.add((index, level))
                 progress.warn(
                     f"level {level} has collapsed (deviation "
@@ -226,6 +245,23 @@ class Trainer:
                     f"{figures[f'level{level}/rank']:.1f}): raise loss.variance or "
                     "loss.inverse-dynamics, or lower loss.smoothness"
                 )
+
+    def _due(self, step: int, every: int, stage: StageConfig) -> bool:
+        """Every so often, at a stage's end, and when 5 % are over: early enough to stop a bad run."""
+        return step % every == 0 or step in (stage.steps, _early(stage))
+
+    def _look(self, stage: StageConfig, progress: Progress) -> dict[str, float]:
+        """Signals of the levels in training, said in a line each; and a few trials, if all levels are."""
+        found = self._signals(self.model, stage.levels)
+        for level in stage.levels:
+            progress.say(_in_words(level, found))
+        whole = len(stage.levels) == len(self.model.levels)
+        if self._task is not None and whole and self.fabric.is_global_zero:
+            statistics.fit_search(self.model, self.episodes, self.train_ids, self.config.seed)
+            planned = self._task.plan(self.model)
+            progress.say("  trials: " + ", ".join(f"{k} {v:.3g}" for k, v in planned.items()))
+            found |= {f"trials/{name}": value for name, value in planned.items()}
+        return found
 
     @property
     def _training_file(self) -> Path:
@@ -269,14 +305,14 @@ class Trainer:
                     f"stages: level {max(stage.levels)} is to be trained, but the model has "
                     f"{len(model.levels)} levels (0 to {len(model.levels) - 1})"
                 )
-            length = _window_length(model, stage)
+            length = model.encoder.frames + _window_steps(model, stage)
             for ids in (self.train_ids, self.held_out_ids):
                 WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
 
 
-def _window_length(model: ModelConfig, stage: StageConfig) -> int:
-    """Steps of a training window: the longest rollout of the stage, and one for the first change."""
-    return 1 + max(model.levels[i].rollout * model.durations[i] for i in stage.levels)
+def _window_steps(model: ModelConfig, stage: StageConfig) -> int:
+    """Environment steps from the first state of a training window to the last: the longest rollout."""
+    return max(model.levels[i].rollout * model.durations[i] for i in stage.levels)
 
 
 def _trained_parameters(model: Hierarchy, stage: StageConfig) -> list[nn.Parameter]:
@@ -291,6 +327,27 @@ def _trained_parameters(model: Hierarchy, stage: StageConfig) -> list[nn.Paramet
         if lifted and level.config.loss.inverse_dynamics:
             found += level.inverse.parameters()
     return found
+
+
+def _early(stage: StageConfig) -> int:
+    """The step at which 5 % of a stage are over."""
+    return max(1, stage.steps // 20)
+
+
+def _in_words(level: int, found: dict[str, float]) -> str:
+    """One line of what the signals say of a level."""
+    steps = [int(k.split("/")[2]) for k in found if k.startswith(f"level{level}/open_loop/")]
+    better = [
+        k
+        for k in steps
+        if found[f"level{level}/open_loop/{k}"]
+        < min(found[f"level{level}/no_change/{k}"], found[f"level{level}/mean"])
+    ]
+    says = [f"  level {level}: predicts better than no change and the mean to {max(better, default=0)} steps"]
+    for name in ("time_correlation", "sign_agreement"):
+        if (value := found.get(f"level{level}/{name}")) is not None:
+            says.append(f"{name.replace('_', ' ')} {value:.2f}")
+    return ", ".join(says)
 
 
 def _schedule(share: float) -> float:
@@ -335,3 +392,10 @@ def _identity(episodes: Episodes) -> dict[str, Any]:
         "transitions": episodes.transitions,
         "sha256": episodes.sha256,
     }
+
+
+def _proprio_dim(episodes: Episodes, model: ModelConfig) -> int:
+    """Size of the column that joins the images."""
+    if model.proprio is None:
+        return 0
+    return episodes.column(model.proprio).shape[1]

@@ -8,38 +8,68 @@ of losses or of search.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from echelon.config import LevelConfig, ModelConfig
 from echelon.models.encoders import PatchEncoder
-from echelon.models.macro_actions import PrimitiveAction, SegmentMLP
+from echelon.models.macro_actions import (
+    ConcatenatedActions,
+    PrimitiveAction,
+    SegmentMLP,
+    SegmentTransformer,
+)
 from echelon.models.predictors import ResidualMLP, mlp
+from echelon.models.spatial import ConvEncoder, ConvPredictor
+from echelon.models.transformer import CausalTransformer
+from echelon.models.vit import TubeletEncoder
 from echelon.types import ActionPrior, tree_map
 
-LatentState = dict[str, Tensor]
+LatentState: TypeAlias = dict[str, Tensor]
 """``z [..., D]``, where things are, and ``dz [..., D]``, its scaled change since the frame before:
-how they move. Goals are judged by ``z`` alone, so that one image is enough to say one."""
+how they move. Goals are judged by ``z`` alone, so that one image is enough to say one. At level 0
+there may be ``p [..., P]``, proprioception, and where a predictor remembers, what it does: ``past``."""
+
+Observation: TypeAlias = Tensor | Mapping[str, Tensor]
+"""Frames [..., T, H, W, 3] uint8; or a mapping of `pixels` (or of `latents` [..., T, D], where they
+are known already) and `proprio` [..., T, P]."""
 
 
 class ImageLift(nn.Module):
-    """Level 0: frames to states."""
+    """Level 0: what the environment shows to states."""
 
-    def __init__(self, config: LevelConfig, image_size: int) -> None:
+    proprio_mean: Tensor
+    proprio_std: Tensor
+
+    def __init__(self, model: ModelConfig, proprio_dim: int) -> None:
         super().__init__()
-        self.encoder = PatchEncoder(config.latent_dim, image_size, config.lift_width)
-        self.scale = config.difference_scale
+        self.encoder = encoder_of(model)
+        self.scale = model.levels[0].difference_scale
+        self.proprio_dim = proprio_dim
+        if proprio_dim:
+            self.register_buffer("proprio_mean", torch.zeros(proprio_dim))
+            self.register_buffer("proprio_std", torch.ones(proprio_dim))
 
-    def forward(self, frames: Tensor) -> LatentState:
-        """``[..., T + 1, H, W, 3] uint8 -> states [..., T, D]``, one for each frame but the first."""
-        return self.states(self.encoder(frames))
+    @property
+    def context(self) -> int:
+        """Frames that one state is made of."""
+        return 1 + self.encoder.frames
 
-    def states(self, latents: Tensor) -> LatentState:
-        """``[..., T + 1, D] -> states [..., T, D]``; for latents that are known already."""
+    def forward(self, observation: Observation) -> LatentState:
+        """``T + context - 1 frames (or T + 1 latents) -> states [..., T, D]``"""
+        seen = observation if isinstance(observation, Mapping) else {"pixels": observation}
+        latents = seen["latents"] if "latents" in seen else self.encoder(seen["pixels"])
         now, before = latents[..., 1:, :], latents[..., :-1, :]
-        return {"z": now, "dz": self.scale * (now - before)}
+        state = {"z": now, "dz": self.scale * (now - before)}
+        if self.proprio_dim:
+            state["p"] = now.new_zeros(*now.shape[:-1], self.proprio_dim)
+            if "proprio" in seen:
+                last = seen["proprio"][..., -now.shape[-2] :, :]
+                state["p"] = (last - self.proprio_mean) / self.proprio_std
+        return state
 
 
 class LatentLift(nn.Module):
@@ -62,86 +92,121 @@ class LatentLift(nn.Module):
         return {"z": self.network(state["z"])}
 
 
+class SharedLift(nn.Module):
+    """Level 1 and up: the latent of the level below as it is."""
+
+    def forward(self, state: LatentState) -> LatentState:
+        """``state below [..., D] -> state [..., D]``"""
+        return {"z": state["z"], "dz": state["dz"]}
+
+    def place(self, state: LatentState) -> LatentState:
+        """Where a state is."""
+        return {"z": state["z"]}
+
+
 class Level(nn.Module):
     """One timescale: a predictor of its own steps, and its two maps from the level below."""
 
     action_mean: Tensor
     action_std: Tensor
-    action_low: Tensor
-    action_high: Tensor
+    prior_mean: Tensor
+    prior_std: Tensor
+    prior_low: Tensor
+    prior_high: Tensor
+    prior_covariance: Tensor
+    action_bank: Tensor
     bank: Tensor
     bank_below: Tensor
 
     def __init__(
-        self, config: LevelConfig, below: LevelConfig | None, action_below: int, model: ModelConfig
+        self, index: int, model: ModelConfig, action_below: int, proprio_dim: int = 0
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = model.levels[index]
         self.stride = config.stride
-        if below is None:
-            self.lift: nn.Module = ImageLift(config, model.image_size)
+        self.parts: tuple[str, ...] = ("z", "dz")
+        self.sizes = [config.latent_dim, config.latent_dim]
+        if index == 0:
+            self.lift: nn.Module = ImageLift(model, proprio_dim)
+            if proprio_dim:
+                self.parts, self.sizes = ("z", "dz", "p"), [*self.sizes, proprio_dim]
+        elif config.latent == "own":
+            self.lift = LatentLift(config, model.levels[index - 1])
         else:
-            self.lift = LatentLift(config, below)
-        if config.action_dim is None:
-            self.action_dim = action_below
-            self.encode_action: nn.Module = PrimitiveAction()
-        else:
-            self.action_dim = config.action_dim
-            self.encode_action = SegmentMLP(
-                config.stride, action_below, config.action_dim, config.macro_noise
-            )
-        self.predictor = ResidualMLP(
-            2 * config.latent_dim, self.action_dim, config.width, config.depth
-        )
+            self.lift = SharedLift()
+        self.cells = model.encoder.grid**2 if model.is_map(index) else 1
+        self.encode_action, self.action_dim = macro_encoder_of(config, action_below)
+        self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model.encoder.grid)
         self.inverse = mlp(4 * config.latent_dim, 64, 1, self.action_dim)
-        for name, value in (("mean", 0.0), ("std", 1.0), ("low", -1.0), ("high", 1.0)):
-            self.register_buffer(f"action_{name}", torch.full((self.action_dim,), value))
-        if below is not None:
+        for name, value in (("action_mean", 0.0), ("action_std", 1.0), ("prior_mean", 0.0)):
+            self.register_buffer(name, torch.full((self.action_dim,), value))
+        for name, value in (("prior_std", 1.0), ("prior_low", -1.0), ("prior_high", 1.0)):
+            self.register_buffer(name, torch.full((self.action_dim,), value))
+        self.register_buffer("prior_covariance", torch.eye(self.action_dim))
+        self.register_buffer("action_bank", torch.zeros(model.bank_size, self.action_dim))
+        if index and config.latent == "own":
+            below = model.levels[index - 1].latent_dim
             self.register_buffer("bank", torch.zeros(model.bank_size, config.latent_dim))
-            self.register_buffer("bank_below", torch.zeros(model.bank_size, below.latent_dim))
+            self.register_buffer("bank_below", torch.zeros(model.bank_size, below))
 
     def predict(self, state: LatentState, action: Tensor) -> LatentState:
         """``state [..., D], action [..., A] -> state [..., D]`` one step of this level later."""
         action = (action - self.action_mean) / self.action_std
-        x = self.predictor(torch.cat([state["z"], state["dz"]], -1), action)
-        z, dz = x.chunk(2, -1)
-        return {"z": z, "dz": dz}
+        x = torch.cat([state[part] for part in self.parts], -1)
+        remembered: LatentState = {}
+        if isinstance(self.predictor, CausalTransformer):
+            past = state["past"] if "past" in state else self.predictor.empty(x)
+            x, remembered["past"] = self.predictor(x, action, past)
+        else:
+            x = self.predictor(x, action)
+        return dict(zip(self.parts, x.split(self.sizes, -1), strict=True)) | remembered
 
     def lower(self, state: LatentState) -> LatentState:
-        """The known state of the level below that lies nearest to `state` here, at rest.
+        """The place in the level below that stands for a state here.
 
-        A predicted subgoal may lie off the data; what the level below is asked for never does.
+        Where the latent is shared, that state; else the known one that lies nearest: a predicted
+        subgoal may lie off the data, and what the level below is asked for never does.
         """
-        nearest = torch.cdist(state["z"], self.bank).argmin(-1)
-        z = self.bank_below[nearest]
-        return {"z": z, "dz": torch.zeros_like(z)}
+        if isinstance(self.lift, SharedLift):
+            return {"z": state["z"]}
+        return {"z": self.bank_below[torch.cdist(state["z"], self.bank).argmin(-1)]}
+
+    def channels(self, z: Tensor) -> Tensor:
+        """``[..., D] -> [N, C]``: what regularisers see. A map gives one sample a cell."""
+        if self.cells == 1:
+            return z.flatten(0, -2)
+        return z.unflatten(-1, (-1, self.cells)).transpose(-1, -2).flatten(0, -2)
 
     @property
     def prior(self) -> ActionPrior:
         """What this level's actions look like in the training data."""
-        return ActionPrior(self.action_mean, self.action_std, self.action_low, self.action_high)
+        return ActionPrior(self.prior_mean, self.prior_std, self.prior_low, self.prior_high)
 
 
 class Hierarchy(nn.Module):
     """Levels, the primitive one first. By itself it is the flat world model of its level 0."""
 
-    def __init__(self, config: ModelConfig, action_dim: int) -> None:
+    def __init__(self, config: ModelConfig, action_dim: int, proprio_dim: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.action_dim = action_dim
+        self.action_dim, self.proprio_dim = action_dim, proprio_dim
         levels: list[Level] = []
-        for index, level in enumerate(config.levels):
-            below = config.levels[index - 1] if index else None
+        for index in range(len(config.levels)):
             action_below = levels[-1].action_dim if levels else action_dim
-            levels.append(Level(level, below, action_below, config))
+            levels.append(Level(index, config, action_below, 0 if index else proprio_dim))
         self._levels = nn.ModuleList(levels)
 
     @property
     def levels(self) -> Sequence[Level]:
         return [level for level in self._levels if isinstance(level, Level)]
 
-    def encode(self, observation: Tensor) -> LatentState:
-        """``[B, 2, H, W, 3] uint8``, the last frame and the one before ``-> state [B, D]``."""
+    @property
+    def context(self) -> int:
+        """Frames of an observation: the last one, and those before it that a state needs."""
+        return 1 + self.config.encoder.frames
+
+    def encode(self, observation: Observation) -> LatentState:
+        """``context`` frames ``[B, context, H, W, 3] uint8 -> state [B, D]``"""
         return tree_map(lambda x: x.squeeze(-2), self.levels[0].lift(observation))
 
     def predict(self, state: LatentState, action: Tensor) -> LatentState:
@@ -154,3 +219,51 @@ class Hierarchy(nn.Module):
         for level in self.levels[1:]:
             states.append(level.lift(states[-1]))
         return states
+
+
+Encoder: TypeAlias = PatchEncoder | ConvEncoder | TubeletEncoder
+
+
+def encoder_of(model: ModelConfig) -> Encoder:
+    """The encoder that a configuration asks for."""
+    size, config, level = model.image_size, model.encoder, model.levels[0]
+    if config.kind == "conv":
+        return ConvEncoder(level.latent_dim, size, level.lift_width, config.grid)
+    if config.kind == "vit":
+        return TubeletEncoder(
+            level.latent_dim,
+            size,
+            config.frames,
+            config.patch,
+            level.lift_width,
+            config.depth,
+            config.heads,
+        )
+    return PatchEncoder(level.latent_dim, size, level.lift_width)
+
+
+def macro_encoder_of(config: LevelConfig, action_below: int) -> tuple[nn.Module, int]:
+    """What turns a segment of the actions below into one action here, and that action's size."""
+    if config.macro == "concat":
+        return ConcatenatedActions(), config.stride * action_below
+    if config.action_dim is None:
+        return PrimitiveAction(), action_below
+    if config.macro == "transformer":
+        longest = config.span[1] if config.span else config.stride
+        encoder = SegmentTransformer(
+            longest, config.stride, action_below, config.action_dim, config.macro_noise
+        )
+        return encoder, config.action_dim + 1
+    encoder = SegmentMLP(config.stride, action_below, config.action_dim, config.macro_noise)
+    return encoder, config.action_dim
+
+
+def predictor_of(config: LevelConfig, state_dim: int, action_dim: int, grid: int) -> nn.Module:
+    """The predictor that a configuration asks for; see :meth:`Level.predict`."""
+    if config.predictor == "conv":
+        return ConvPredictor(config.latent_dim, grid, action_dim, config.width, config.depth)
+    if config.predictor == "transformer":
+        return CausalTransformer(
+            state_dim, action_dim, config.width, config.depth, config.heads, config.history
+        )
+    return ResidualMLP(state_dim, action_dim, config.width, config.depth)
