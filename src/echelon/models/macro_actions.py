@@ -90,5 +90,5 @@ class SegmentTransformer(nn.Module):
         macro = self.normalize(self.readout(tokens[:, 0]))
         if self.training:
             macro = macro + self.noise * torch.randn_like(macro)
-        share = (lengths / self.stride).to(macro.dtype)
+        share = lengths / self.stride
         return torch.cat([macro.reshape(*leading, -1), share[..., None]], -1)
