@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import pairwise, product
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from echelon.data.windows import WindowSampler, as_tensor, coarsen
+from echelon.data.windows import WindowSampler, as_tensor, coarsen, spans
 from echelon.types import EchelonError, Window
 
 
@@ -97,6 +100,66 @@ def test_coarsening_twice_by_2_is_coarsening_by_4(steps: int) -> None:
     assert torch.equal(quarter.states["z"], whole.states["z"])
     assert torch.equal(quarter.states["pose"][0], whole.states["pose"][0])
     assert torch.equal(quarter.actions, whole.actions)
+
+
+@given(st.data())
+def test_spans_are_valid(data: st.DataObject) -> None:
+    low, extra, count = (data.draw(st.integers(*ends)) for ends in ((1, 9), (0, 12), (1, 40)))
+    high = low + extra
+    total = data.draw(st.integers(count * low, count * high))
+    found = spans(total, count, low, high, np.random.default_rng(data.draw(st.integers(0, 99))))
+    lengths = np.diff(found)
+    assert found[0] == 0
+    assert found[-1] == total
+    assert len(lengths) == count
+    assert low <= lengths.min()
+    assert lengths.max() <= high
+
+
+def test_every_way_to_fill_a_span_is_equally_likely() -> None:
+    rng, draws = np.random.default_rng(0), 3000
+    seen = Counter(tuple(np.diff(spans(7, 3, 1, 4, rng)).tolist()) for _ in range(draws))
+    ways = {lengths for lengths in product(range(1, 5), repeat=3) if sum(lengths) == 7}
+    assert set(seen) == ways
+    chi2 = sum((n - draws / len(ways)) ** 2 for n in seen.values()) / (draws / len(ways))
+    assert chi2 < 31.3  # 12 ways: the 0.1 % point of 11 degrees of freedom
+
+
+@pytest.mark.parametrize(
+    "case", [(5, 2, 3, 4), (9, 2, 3, 4), (0, 1, 0, 2), (3, 0, 1, 2), (6, 2, 4, 3)]
+)
+def test_spans_that_cannot_be(case: tuple[int, int, int, int]) -> None:
+    with pytest.raises(EchelonError, match=rf"{case[1]} segments.* span {case[0]} steps"):
+        spans(*case, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("boundaries", [[0, 3, 4, 6], [0, 1, 6], [0, 6], [0, 2, 5]])
+def test_coarsen_at_boundaries_is_a_naive_loop(boundaries: list[int]) -> None:
+    fine = window(6)
+    seen: list[Tensor] = []
+
+    def encode(segments: Tensor, lengths: Tensor) -> Tensor:
+        seen.extend([segments, lengths])
+        return segments.sum(-2)
+
+    coarse = coarsen(fine, 99, lambda s: s["z"] * 2, encode, boundaries)
+    segments, lengths = seen
+    expected = [2 * fine.states["z"][:, t] for t in boundaries]
+    assert torch.equal(coarse.states, torch.stack(expected, 1))
+    for i, (a, b) in enumerate(pairwise(boundaries)):
+        assert torch.equal(segments[:, i, : b - a], fine.actions[:, a:b])
+        assert not segments[:, i, b - a :].any()
+        assert torch.allclose(coarse.actions[:, i], fine.actions[:, a:b].sum(1))
+        assert lengths[:, i].tolist() == [b - a] * 2
+    assert segments.shape[2] == lengths.max()
+
+
+def test_equal_boundaries_are_the_fixed_stride() -> None:
+    fine = window(7)
+    fixed = coarsen(fine, 3, identity, lambda a: a.flatten(-2))
+    spanned = coarsen(fine, 3, identity, lambda a, _: a.flatten(-2), [0, 3, 6])
+    assert torch.equal(fixed.states["z"], spanned.states["z"])
+    assert torch.equal(fixed.actions, spanned.actions)
 
 
 def test_as_tensor_shares_what_it_can() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from echelon.types import EchelonError, State, Window, tree_map
 
@@ -51,18 +53,57 @@ class WindowSampler:
         return first[:, None] + np.arange(self.length + 1)
 
 
+def spans(total: int, count: int, low: int, high: int, rng: np.random.Generator) -> list[int]:
+    """Waypoints at random: boundaries ``0 < ... < total`` of `count` segments of `low` to `high` steps.
+
+    The ends are fixed. All sequences of lengths that add up to `total` are equally likely: each
+    length is drawn by the number of ways in which the segments after it can fill what is left.
+    """
+    if low < 1 or count < 1 or not count * low <= total <= count * high:
+        raise EchelonError(
+            f"{count} segments of {low} to {high} steps cannot span {total} steps: "
+            f"use a span between {count * low} and {count * high}, in segments of at least 1"
+        )
+    lengths = np.arange(low, high + 1)
+    once = np.zeros(high + 1, object)  # of Python's integers, which do not overflow
+    once[low:] = 1
+    ways = [np.array([1], object)]  # ways[k][n]: sequences of k lengths that add up to n
+    for _ in range(count - 1):
+        ways.append(np.convolve(ways[-1], once))
+    boundaries = [0]
+    for after in reversed(ways):
+        left = total - boundaries[-1] - lengths
+        fits = (left >= 0) & (left < len(after))
+        chances = after[left[fits]]
+        share = (chances / chances.sum()).astype(float)
+        boundaries.append(boundaries[-1] + int(rng.choice(lengths[fits], p=share)))
+    return boundaries
+
+
 def coarsen(
     window: Window,
     stride: int,
     lift: Callable[[State], State],
-    encode_action: Callable[[Tensor], Tensor],
+    encode_action: Callable[..., Tensor],
+    boundaries: Sequence[int] | None = None,
 ) -> Window:
-    """The window of a level from the window of the level below; steps left over are dropped."""
-    steps = window.actions.shape[1] // stride
-    batch, _, size = window.actions.shape
-    segments = window.actions[:, : steps * stride].reshape(batch, steps, stride, size)
-    kept = tree_map(lambda x: x[:, : steps * stride + 1 : stride], window.states)
-    return Window(lift(kept), encode_action(segments))
+    """The window of a level from the window of the level below; steps left over are dropped.
+
+    boundaries: where the steps of this level begin and end (see :func:`spans`), in place of every
+        `stride` steps. Segments are then filled up with zeros to the longest of them, and
+        ``encode_action(segments [B, T, L, A], lengths [B, T])`` is told how long each one is.
+    """
+    batch, total, size = window.actions.shape
+    if boundaries is None:
+        steps = total // stride
+        segments = window.actions[:, : steps * stride].reshape(batch, steps, stride, size)
+        kept = tree_map(lambda x: x[:, : steps * stride + 1 : stride], window.states)
+        return Window(lift(kept), encode_action(segments))
+    parts = [window.actions[:, a:b].transpose(0, 1) for a, b in pairwise(boundaries)]
+    segments = pad_sequence(parts, batch_first=True).permute(2, 0, 1, 3)
+    lengths = torch.tensor([len(part) for part in parts], device=segments.device)
+    kept = tree_map(lambda x: x[:, list(boundaries)], window.states)
+    return Window(lift(kept), encode_action(segments, lengths.expand(batch, -1)))
 
 
 def prefetched(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from echelon.models.attention import Block
 from echelon.models.predictors import mlp
 
 
@@ -35,3 +36,59 @@ class SegmentMLP(nn.Module):
         if self.training:
             macro = macro + self.noise * torch.randn_like(macro)
         return macro
+
+
+class ConcatenatedActions(nn.Module):
+    """The control: nothing is summarised, ``[..., stride, A] -> [..., stride * A]``."""
+
+    def __init__(self, stride: int, action_dim: int) -> None:
+        super().__init__()
+        self.macro_dim = stride * action_dim
+
+    def forward(self, segment: Tensor) -> Tensor:
+        return segment.flatten(-2)
+
+
+class SegmentTransformer(nn.Module):
+    """A segment of any length, ``[..., L, A] -> [..., A_macro + 1]``, its duration appended.
+
+    A transformer over the actions and one token more, which is read out (CLS; BERT, arXiv
+    1810.04805, section 3). The macro-action is normalised and disturbed as in :class:`SegmentMLP`.
+    The last number is the segment's share of the stride, exactly: 1 where a search uses it.
+    """
+
+    def __init__(
+        self,
+        stride: int,
+        action_dim: int,
+        macro_dim: int,
+        noise: float,
+        width: int = 64,
+        heads: int = 4,
+        depth: int = 1,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.noise = noise
+        self.embed = nn.Linear(action_dim, width)
+        self.cls = nn.Parameter(0.02 * torch.randn(width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.readout = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, macro_dim))
+        self.normalize = nn.BatchNorm1d(macro_dim, affine=False, momentum=0.02)
+
+    def forward(self, segment: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """lengths: [...] long, how many of the L actions count, from the first; None for all."""
+        leading, longest = segment.shape[:-2], segment.shape[-2]
+        if lengths is None:
+            lengths = torch.full(leading, longest, device=segment.device)
+        places = torch.arange(longest + 1, device=segment.device)
+        seen = places <= lengths.reshape(-1, 1)  # [N, 1 + L]; CLS always
+        actions = segment.reshape(-1, *segment.shape[-2:]).masked_fill(~seen[:, 1:, None], 0)
+        tokens = torch.cat([self.cls.expand(len(actions), 1, -1), self.embed(actions)], 1)
+        for block in self.blocks:
+            tokens = block(tokens, places[:, None], seen[:, None, :])
+        macro = self.normalize(self.readout(tokens[:, 0]))
+        if self.training:
+            macro = macro + self.noise * torch.randn_like(macro)
+        share = lengths / self.stride
+        return torch.cat([macro.reshape(*leading, -1), share[..., None]], -1)

@@ -1,4 +1,8 @@
-"""Latent dynamics."""
+"""Latent dynamics.
+
+Every predictor maps ``x [..., S], action [..., A] -> x [..., S]`` one step later, where x is the
+parts of a state, one after the other. One with a memory takes and gives its past beside x.
+"""
 
 from __future__ import annotations
 
