@@ -114,6 +114,58 @@ class LevelConfig:
 
 
 @dataclass(frozen=True)
+class MaskConfig:
+    """One kind of multi-block mask: the union of its blocks is hidden, at every moment of the clip."""
+
+    blocks: int = 8
+    """blocks a clip; they may overlap"""
+    area: float = 0.15
+    """share of the frame that one block covers"""
+    aspect: tuple[float, float] = (0.75, 1.5)
+    """least and greatest height over width of a block"""
+    visible: float = 0.1
+    """share of the frame that must stay visible; a mask that leaves less is drawn again"""
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise EchelonError("masks.blocks: a mask needs at least one block")
+        if not 0 < self.area < 1 or not 0 <= self.visible < 1:
+            raise EchelonError("masks.area and masks.visible: shares of the frame, from 0 to 1")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise EchelonError(
+                "masks.aspect: the least height over width, above 0, then the greatest"
+            )
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    """Masked video: what a clip hides, told from what it shows. Weights of 0 leave it out."""
+
+    weight: float = 0.0
+    """latents of the hidden tubelets, against those of the EMA encoder"""
+    pixels: float = 0.0
+    """pixels of the hidden tubelets, in deviations; with `weight`, the hybrid objective"""
+    frames: int = 8
+    """length of a clip; a multiple of the encoder's frames"""
+    width: int = 48
+    """of the predictor's tokens"""
+    depth: int = 2
+    """blocks of the predictor"""
+    heads: int = 4
+    """attention heads of the predictor"""
+    masks: tuple[MaskConfig, ...] = (MaskConfig(), MaskConfig(blocks=2, area=0.7))
+    """kinds of mask, each used on every clip; V-JEPA's short-range and long-range ones"""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.pixels < 0:
+            raise EchelonError("masked: weight and pixels must not be below 0")
+        if self.frames < 1 or self.depth < 1:
+            raise EchelonError("masked: frames and depth must be at least 1")
+        if not self.masks:
+            raise EchelonError("masked.masks: masked video needs at least one kind of mask")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The hierarchy: a list of levels, the primitive one first."""
 

@@ -16,6 +16,8 @@ class PatchEncoder(nn.Module):
     PATCH = 8
     HIDDEN = 128
 
+    frames = 1
+    """frames that one latent spans"""
     mean: Tensor
     scale: Tensor
 
