@@ -449,7 +449,7 @@ def test_a_batch_has_the_action_that_leaves_each_frame(episodes: Episodes) -> No
     sampler = WindowSampler.of(episodes.lengths, episodes.offsets, everyone, 5)
     place = torch.from_numpy(episodes.column("state"))
     actions = torch.from_numpy(episodes.actions)
-    frames, forces = Batches(place, actions, sampler, size=50, seed=0, rank=0)(3)
+    frames, forces = Batches(place, actions, sampler, size=50, seed=0)(3)
     assert frames.shape == (50, 6, 1)
     assert forces.shape == (50, 4, 1)
     moved = (frames[:, 1:-1] + 0.1 * forces).clamp(0, 1)

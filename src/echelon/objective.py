@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from echelon import losses
 from echelon.config import LossConfig
 from echelon.data.windows import coarsen
+from echelon.distributed import gather
 from echelon.models.hierarchy import Hierarchy, ImageLift, Level
 from echelon.types import State, Window, tree_map
 
@@ -106,20 +107,24 @@ def level_terms(
     for t in range(steps):
         state = level.predict(state, actions[:, t])
         error = error + sum(
-            losses.prediction(state[key], target[key][:, t + 1]) for key in ("z", "dz")
+            losses.prediction(state[key], target[key][:, t + 1], weights.norm)
+            for key in ("z", "dz")
         )
     terms["prediction"] = weights.prediction * error / steps
     z = states["z"]
     if not z.requires_grad:
         return terms
-    flat = z.flatten(0, -2)
+    # Statistics of the whole batch, in full precision, as they are differences of like numbers.
+    flat = gather(z.flatten(0, -2)).float()
     for name, term in (
         ("variance", losses.variance_hinge),
         ("correlation", losses.correlation),
         ("log_determinant", losses.log_determinant),
+        ("sigreg", losses.sigreg),
     ):
         if weight := getattr(weights, name):
-            terms[name] = weight * term(flat)
+            with torch.autocast(flat.device.type, enabled=False):
+                terms[name] = weight * term(flat)
     if weights.smoothness:
         terms["smoothness"] = weights.smoothness * losses.smoothness(z)
     if weights.inverse_dynamics:

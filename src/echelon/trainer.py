@@ -42,13 +42,14 @@ class Batches:
     """[N, A]"""
     sampler: WindowSampler
     size: int
-    """windows a process"""
+    """windows, over all processes"""
     seed: int
-    rank: int
+    rank: int = 0
+    world: int = 1
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        rows = torch.from_numpy(self.sampler.rows(self.size, self.seed, step, self.rank))
-        rows = rows.to(self.inputs.device)
+        rows = self.sampler.rows(self.size, self.seed, step, self.rank, self.world)
+        rows = torch.from_numpy(rows).to(self.inputs.device)
         return self.inputs[rows], self.actions[rows[:, 1:-1]]
 
 
@@ -178,12 +179,12 @@ class Trainer:
         if device.type != "cpu":
             inputs, actions = inputs.to(device), actions.to(device)
         length = _window_length(self.model.config, stage)
-        size = stage.batch_size // self.fabric.world_size
+        process = self.fabric.global_rank, self.fabric.world_size
         made: list[Batches] = []
         for ids in (self.train_ids, self.held_out_ids):
             sampler = WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
             seed = hash((self.config.seed, index)) % 2**32
-            made.append(Batches(inputs, actions, sampler, size, seed, self.fabric.global_rank))
+            made.append(Batches(inputs, actions, sampler, stage.batch_size, seed, *process))
         return made[0], made[1]
 
     # ------------------------------------------------------------------ log and resume

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from echelon.distributed import normal_like
 from echelon.models.predictors import mlp
+from echelon.models.synced_norm import SyncedNorm
 
 
 class PrimitiveAction(nn.Module):
@@ -26,12 +27,12 @@ class SegmentMLP(nn.Module):
     def __init__(self, stride: int, action_dim: int, macro_dim: int, noise: float) -> None:
         super().__init__()
         self.network = mlp(stride * action_dim, 64, 1, macro_dim)
-        self.normalize = nn.BatchNorm1d(macro_dim, affine=False, momentum=0.02)
+        self.normalize = SyncedNorm(macro_dim)
         self.noise = noise
 
     def forward(self, segment: Tensor) -> Tensor:
         macro = self.network(segment.flatten(-2))
         macro = self.normalize(macro.reshape(-1, macro.shape[-1])).reshape(macro.shape)
         if self.training:
-            macro = macro + self.noise * torch.randn_like(macro)
+            macro = macro + self.noise * normal_like(macro)
         return macro
