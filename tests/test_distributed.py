@@ -1,12 +1,13 @@
 """Two processes that share a batch find what one process finds in all of it.
 
-The two are started once, and everything they found is compared here.
+The second one is started once; this process is the first, and compares everything they found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,12 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from echelon.config import LossConfig, StageConfig
+from echelon.config import LossConfig
 from echelon.data.windows import WindowSampler
 from echelon.distributed import gather, normal_like, world_size
 from echelon.models.hierarchy import Hierarchy
 from echelon.models.synced_norm import SyncedNorm
 from echelon.objective import Objective
-from echelon.trainer import Batches, _trained_parameters
 
 WORLD = 2
 LEVELS = (0, 1)
@@ -46,28 +46,29 @@ CASES: dict[str, LossConfig] = {
 
 
 def gradients(case: str, rank: int, world: int) -> Iterator[tuple[str, Tensor]]:
-    """The gradient of every parameter, the terms, and the buffers after two training steps' worth."""
+    """The terms, the gradient of every parameter and the running statistics, after two steps.
+
+    In double precision, since the correlation of latents that barely vary magnifies rounding.
+    """
     torch.manual_seed(0)
     config = model_config(2)
     levels = tuple(replace(level, loss=CASES[case]) for level in config.levels)
     hierarchy = Hierarchy(replace(config, levels=levels), 1)
-    module = Objective(hierarchy, ema=0.9)
+    module = Objective(hierarchy, ema=0.9).double()
     with torch.no_grad():
         for parameter in module.targets.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    module.requires_grad_(False)
-    stage = StageConfig(levels=LEVELS, steps=1, batch_size=6, train_encoder=True)
-    for parameter in _trained_parameters(hierarchy, stage):
-        parameter.requires_grad_(True)
-    clips = torch.randint(0, 256, (80, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
-    forces = torch.randn(80, 1)
-    sampler = WindowSampler.of(np.array([40, 40]), np.array([0, 40]), np.array([0, 1]), 9)
-    batches = Batches(clips, forces, sampler, stage.batch_size, 3, rank, world)
+    for level in hierarchy.levels:  # what no term asks for must not be waited for
+        level.inverse.requires_grad_(level.config.loss.inverse_dynamics > 0)
+    frames = torch.randint(0, 256, (80, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
+    forces = torch.randn(80, 1, dtype=torch.float64)
+    sampler = WindowSampler.of(np.array([40, 40]), np.array([0, 40]), np.array([0, 1]), 10)
     whole = DistributedDataParallel(module) if world > 1 else module
     for step in range(2):
         torch.manual_seed(step)
         whole.zero_grad()
-        terms: dict[str, Tensor] = whole(*batches(step), LEVELS)
+        rows = torch.from_numpy(sampler.rows(6, 3, step, rank, world))
+        terms: dict[str, Tensor] = whole(frames[rows], forces[rows[:, 1:-1]], LEVELS)
         torch.stack(list(terms.values())).sum().backward()
     yield from ((f"term {name}", value.detach()) for name, value in terms.items())
     for name, parameter in hierarchy.named_parameters():
@@ -109,9 +110,12 @@ def found(rank: int, world: int) -> dict[str, Tensor]:
 
 def process(rank: int, folder: str) -> None:
     store = dist.FileStore(str(Path(folder) / "store"), WORLD)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
-    save_file(found(rank, WORLD), Path(folder) / f"{rank}.safetensors")
-    dist.destroy_process_group()
+    patience = timedelta(seconds=200)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD, timeout=patience)
+    try:
+        save_file(found(rank, WORLD), Path(folder) / f"{rank}.safetensors")
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +128,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("this PyTorch has no gloo")
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(process, (str(folder),), nprocs=WORLD)
+    second = torch.multiprocessing.get_context("spawn").Process(
+        target=process, args=(1, str(folder))
+    )
+    second.start()
+    process(0, str(folder))
+    second.join()
+    assert second.exitcode == 0
     return [load_file(folder / f"{rank}.safetensors") for rank in range(WORLD)]
 
 
@@ -138,7 +148,7 @@ def test_two_processes_find_the_gradient_of_one(
     assert largest > 1e-3
     for name in names:
         for share in two:
-            assert (share[name] - one[name]).abs().max() <= 1e-5 * max(largest, 1), name
+            assert (share[name] - one[name]).abs().max() <= 1e-7 * largest, name
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -149,7 +159,7 @@ def test_the_terms_of_two_processes_have_the_mean_of_one(
     assert names
     for name in names:
         mean = (two[0][name] + two[1][name]) / 2
-        assert mean.item() == pytest.approx(one[name].item(), rel=1e-4, abs=1e-6), name
+        assert mean.item() == pytest.approx(one[name].item(), rel=1e-7, abs=1e-12), name
         if name.endswith(("variance", "correlation", "log_determinant", "sigreg")):
             assert two[0][name] == two[1][name]
 
@@ -161,7 +171,7 @@ def test_two_processes_keep_the_statistics_of_one(
     assert sorted(name.rpartition("_")[2] for name in names) == ["mean", "var"]
     for name in names:
         assert torch.equal(two[0][name], two[1][name])
-        assert torch.allclose(two[0][name], one[name], atol=1e-6)
+        assert torch.allclose(two[0][name], one[name], rtol=1e-9)
         assert not torch.allclose(one[name], one[name].round(), atol=1e-4)
 
 

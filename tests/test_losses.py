@@ -140,10 +140,11 @@ def test_sigreg_of_a_uniform_distribution() -> None:
 
 
 def test_sigreg_keeps_its_value_when_the_batch_doubles() -> None:
-    """Small batches of a coin, where the 1 / N of the published form would be a fifth of the value."""
-    assert COIN == pytest.approx(0.1094, abs=1e-4)
-    values = [mean_sigreg(coins, size, 200_000) for size in (32, 64, 128)]
-    assert values == pytest.approx([COIN] * 3, rel=0.02)
+    """Batches so small that the bias of the published form would be a third of the value, and then
+    a sixth.
+    """
+    values = [mean_sigreg(coins, size, 60_000) for size in (32, 64)]
+    assert values == pytest.approx([COIN] * 2, rel=0.03)
 
 
 def test_sigreg_sees_what_variance_and_correlation_do_not() -> None:
@@ -175,13 +176,11 @@ def test_sigreg_pushes_towards_the_gaussian() -> None:
 
 
 def test_sigreg_descends_to_a_gaussian() -> None:
-    """Latents that are free to move: 256 of them, from a corner to unit variance, uncorrelated."""
-    z = (0.1 * torch.randn(256, 2) + 0.5).requires_grad_()
-    optimizer = torch.optim.Adam([z], lr=0.05)
-    for _ in range(150):
-        optimizer.zero_grad()
-        losses.sigreg(z, 16).backward()
-        optimizer.step()
+    """Latents that are free to move: 128 of them, from a corner to unit variance, uncorrelated."""
+    z = (0.1 * torch.randn(128, 2) + 0.5).requires_grad_()
+    for _ in range(100):
+        (gradient,) = torch.autograd.grad(losses.sigreg(z, 8), z)
+        z = (z - 128 * gradient).detach().requires_grad_()
     covariance = torch.cov(z.detach().T)
     assert z.detach().mean(0).abs().max() < 0.1
     assert torch.allclose(covariance, torch.eye(2), atol=0.2)

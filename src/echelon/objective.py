@@ -114,8 +114,9 @@ def level_terms(
     z = states["z"]
     if not z.requires_grad:
         return terms
-    # Statistics of the whole batch, in full precision, as they are differences of like numbers.
-    flat = gather(z.flatten(0, -2)).float()
+    # Statistics of the whole batch, and never in half precision: they are differences of like numbers.
+    flat = gather(z.flatten(0, -2))
+    flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
     for name, term in (
         ("variance", losses.variance_hinge),
         ("correlation", losses.correlation),
