@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "echelon"
 
 FLOORS = (
-    ("types", "schema", "files", "config", "presets", "records"),
+    ("types", "schema", "files", "config", "presets", "records", "distributed"),
     ("data", "models", "losses", "planning", "progress", "images"),
     ("objective", "statistics", "checkpoint", "runlog", "trainer"),
     ("agent", "envs", "collect", "atlas"),

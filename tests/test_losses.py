@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,6 +22,14 @@ def signs(dimensions: int) -> Tensor:
 def test_prediction_is_a_mean_of_squares() -> None:
     a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 4.0]])
     assert losses.prediction(a, b).item() == pytest.approx((4 + 9) / 4)
+
+
+def test_prediction_by_absolute_value() -> None:
+    a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [6.0, 4.0]])
+    assert losses.prediction(a, b, "l2").item() == losses.prediction(a, b).item()
+    assert losses.prediction(a, b, "l1").item() == pytest.approx((2 + 3) / 4)
+    b.requires_grad_()
+    assert not losses.prediction(a, b, "l1").requires_grad
 
 
 def test_prediction_sends_no_gradient_to_the_target() -> None:
@@ -73,6 +82,114 @@ def test_correlation_is_that_of_numpy() -> None:
     matrix = np.corrcoef(z.numpy().T)
     expected = (matrix**2).sum() - 3
     assert losses.correlation(z).item() == pytest.approx(expected / 3, rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------ SIGReg
+
+ROOT = math.sqrt(2 * math.pi)
+
+
+def sigreg_of_gaussian(deviation: float) -> float:
+    """Its value for infinitely many of N(0, deviation^2): three Gaussian integrals."""
+    square = deviation**2
+    return ROOT * (1 / math.sqrt(2 * square + 1) - 2 / math.sqrt(square + 2) + 1 / math.sqrt(3))
+
+
+# Of a fair coin, whose characteristic function is cos t: integrals of cos^2 t exp(-t^2 / 2), of
+# cos t exp(-t^2) and of exp(-3 t^2 / 2).
+COIN = ROOT * ((1 + math.exp(-2)) / 2 - 2 * math.exp(-1 / 4) / math.sqrt(2) + 1 / math.sqrt(3))
+
+
+def mean_sigreg(draw: Callable[[int], Tensor], size: int, total: int) -> float:
+    """Over batches of `size`, `total` latents in all."""
+    values = [losses.sigreg(draw(size), 16).item() for _ in range(total // size)]
+    return sum(values) / len(values)
+
+
+def coins(size: int) -> Tensor:
+    return torch.randint(0, 2, (size, 1)) * 2.0 - 1
+
+
+def test_sigreg_of_a_gaussian_is_near_0() -> None:
+    assert losses.sigreg(torch.randn(4000, 8)).item() == pytest.approx(0, abs=2e-3)
+    assert mean_sigreg(lambda n: torch.randn(n, 4), 8, 32_000) == pytest.approx(0, abs=4e-3)
+
+
+@pytest.mark.parametrize("size", [2, 100])
+@pytest.mark.parametrize("dimensions", [1, 5])
+def test_sigreg_of_a_collapsed_latent(size: int, dimensions: int) -> None:
+    z = torch.zeros(size, dimensions)
+    assert losses.sigreg(z).item() == pytest.approx(sigreg_of_gaussian(0), rel=2e-3)
+    assert sigreg_of_gaussian(0) == pytest.approx(0.409, abs=1e-3)
+
+
+@pytest.mark.parametrize("deviation", [0.3, 0.7, 2.0])
+def test_sigreg_of_another_gaussian(deviation: float) -> None:
+    """The same in every direction, so that the random ones do not matter."""
+    found = losses.sigreg(deviation * torch.randn(40_000, 3)).item()
+    assert found == pytest.approx(sigreg_of_gaussian(deviation), rel=0.04)
+
+
+def test_sigreg_of_a_uniform_distribution() -> None:
+    """Of unit variance, against its integral summed finely."""
+    t = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
+    distance = torch.sinc(math.sqrt(3) / math.pi * t) - torch.exp(-t.square() / 2)
+    expected = torch.trapezoid(distance.square() * torch.exp(-t.square() / 2), t).item()
+    z = math.sqrt(3) * torch.linspace(-1, 1, 100_001)[:, None]
+    assert losses.sigreg(z, 1).item() == pytest.approx(expected, rel=0.01)
+
+
+def test_sigreg_keeps_its_value_when_the_batch_doubles() -> None:
+    """Batches so small that the bias of the published form would be a third of the value, and then
+    a sixth.
+    """
+    values = [mean_sigreg(coins, size, 60_000) for size in (32, 64)]
+    assert values == pytest.approx([COIN] * 2, rel=0.03)
+
+
+def test_sigreg_sees_what_variance_and_correlation_do_not() -> None:
+    """A ring has the covariance of a Gaussian; its characteristic function is another."""
+    angle = torch.linspace(0, 2 * math.pi, 2001)[:-1]
+    ring = math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], -1)
+    assert losses.variance_hinge(ring).item() < 1e-3
+    assert losses.correlation(ring).item() < 1e-3
+    t = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
+    distance = torch.special.bessel_j0(math.sqrt(2) * t) - torch.exp(-t.square() / 2)
+    expected = torch.trapezoid(distance.square() * torch.exp(-t.square() / 2), t).item()
+    assert expected > 0.01
+    assert losses.sigreg(ring).item() == pytest.approx(expected, rel=0.04)
+
+
+def test_sigreg_pushes_towards_the_gaussian() -> None:
+    """Outwards where the cloud is small, inwards where it is wide, back where it is off centre."""
+    cloud = torch.randn(2000, 3)
+    size, shift = torch.ones(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    for scale, sign in ((0.2, -1), (3.0, 1)):
+        (gradient,) = torch.autograd.grad(losses.sigreg(scale * size * cloud), size)
+        assert (gradient * sign > 0.01).all()
+    (gradient,) = torch.autograd.grad(losses.sigreg(cloud + 1 + shift), shift)
+    assert (gradient > 0.05).all()
+    z = torch.zeros(4, 2, requires_grad=True)
+    losses.sigreg(z).backward()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+def test_sigreg_descends_to_a_gaussian() -> None:
+    """Latents that are free to move: 128 of them, from a corner to unit variance, uncorrelated."""
+    z = (0.1 * torch.randn(128, 2) + 0.5).requires_grad_()
+    for _ in range(100):
+        (gradient,) = torch.autograd.grad(losses.sigreg(z, 8), z)
+        z = (z - 128 * gradient).detach().requires_grad_()
+    covariance = torch.cov(z.detach().T)
+    assert z.detach().mean(0).abs().max() < 0.1
+    assert torch.allclose(covariance, torch.eye(2), atol=0.2)
+
+
+def test_sigreg_draws_its_directions_from_the_generator() -> None:
+    z = torch.randn(50, 3) * torch.tensor([0.1, 1.0, 2.0])
+    values = [losses.sigreg(z, 2, torch.Generator().manual_seed(seed)).item() for seed in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
 
 
 def test_smoothness_of_a_ramp() -> None:

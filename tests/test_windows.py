@@ -55,12 +55,25 @@ def test_every_window_is_drawn_equally_often() -> None:
     assert (abs(counts - 1000) < 150).all()
 
 
-def test_a_batch_is_a_function_of_seed_step_and_rank() -> None:
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
     a, b = sampler_of(), sampler_of()
     b.rows(5, 7, 7)
-    assert np.array_equal(a.rows(8, 1, 2, 3), b.rows(8, 1, 2, 3))
-    seen = {tuple(a.rows(8, *key)[:, 0]) for key in ((1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0))}
-    assert len(seen) == 4
+    assert np.array_equal(a.rows(8, 1, 2), b.rows(8, 1, 2))
+    seen = {tuple(a.rows(8, *key)[:, 0]) for key in ((1, 2), (0, 2), (1, 0))}
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 6])
+def test_processes_share_the_batch_of_one(world: int) -> None:
+    sampler = sampler_of()
+    shares = [sampler.rows(12, 1, 2, rank, world) for rank in range(world)]
+    assert [len(share) for share in shares] == [12 // world] * world
+    assert np.array_equal(np.concatenate(shares), sampler.rows(12, 1, 2))
+
+
+def test_a_batch_that_cannot_be_shared_equally() -> None:
+    with pytest.raises(EchelonError, match=r"batch_size of 9 .* 2 processes; use a multiple of 2"):
+        sampler_of().rows(9, 0, 0, 1, 2)
 
 
 def test_a_window_longer_than_every_episode() -> None:

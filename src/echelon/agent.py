@@ -153,7 +153,9 @@ class Agent:
 
     def _clip(self, seen: Tensor | None, frames: Tensor) -> Tensor:
         """``[B, context, H, W, 3]``: the frames and those before; the first stands for what was not."""
-        before = frames[:, None].expand(-1, self.model.context, -1, -1, -1) if seen is None else seen
+        before = (
+            frames[:, None].expand(-1, self.model.context, -1, -1, -1) if seen is None else seen
+        )
         return torch.cat([before[:, 1:], frames[:, None]], 1)
 
     def _proprio(self, given: NDArray[Any] | None, batch: int) -> dict[str, Tensor]:

@@ -23,12 +23,16 @@ class LossConfig:
     """predicted states against the EMA target's states, along the rollout"""
     teacher_forced: float = 0.0
     """the same one step ahead from each true state of the window"""
+    norm: Literal["l2", "l1"] = "l2"
+    """of the prediction's error: mean square or mean absolute value"""
     variance: float = 1.0
     """hinge that keeps each latent's standard deviation above 1 (VICReg)"""
     correlation: float = 0.0005
     """decorrelates latents (VICReg); larger values raise the rank and bend the latent space"""
     log_determinant: float = 0.0
     """entropy of the latents; in place of the two above, it lets slow latents grow large"""
+    sigreg: float = 0.0
+    """distance of the latents' distribution to a standard Gaussian (SIGReg)"""
     smoothness: float = 6.0
     """squared change of the latent from one step of this level to the next"""
     inverse_dynamics: float = 0.5

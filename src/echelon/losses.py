@@ -1,17 +1,25 @@
 """The terms of the objective: pure functions of tensors, each with its source.
 
-Every term is a mean, so that its weight keeps its meaning when the batch grows.
+Every term is a mean, so that its weight keeps its meaning when the batch grows. Where several
+processes share a batch, those of ``z [N, D]`` want the rows of all of them
+(:func:`echelon.distributed.gather`).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 
-def prediction(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error to a target that takes no gradient; any equal shapes."""
-    return (predicted - target.detach()).square().mean()
+def prediction(predicted: Tensor, target: Tensor, norm: Literal["l2", "l1"] = "l2") -> Tensor:
+    """Mean square (l2) or mean absolute value (l1) of the error; any equal shapes.
+
+    The target takes no gradient.
+    """
+    error = predicted - target.detach()
+    return error.square().mean() if norm == "l2" else error.abs().mean()
 
 
 def variance_hinge(z: Tensor, floor: float = 1.0) -> Tensor:
@@ -43,6 +51,40 @@ def log_determinant(z: Tensor) -> Tensor:
     z = z - z.mean(0)
     covariance = z.T @ z / (len(z) - 1)
     return -torch.logdet(covariance + 1e-6 * torch.eye(z.shape[1], device=z.device)) / z.shape[1]
+
+
+def sigreg(z: Tensor, projections: int = 64, generator: torch.Generator | None = None) -> Tensor:
+    """SIGReg (LeJEPA, arXiv 2511.08544): how far z [N, D], N > 1, is from a standard Gaussian.
+
+    The mean over random unit directions of the Epps-Pulley distance of the projected latents,
+
+        integral of |phi(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt
+
+    with phi their empirical characteristic function, by the trapezoid rule on 17 points from -4 to
+    4. It is 0 for a Gaussian and 0.41 where all latents are 0.
+
+    Two deviations from the paper, so that the value does not hang on the batch size: it is not
+    multiplied by N (a published weight, times its batch size, is the weight here), and no latent is
+    paired with itself in ``|phi|^2``, which would add a bias of order 1 / N. A Gaussian batch may
+    thus have a value a little below 0.
+
+    Cost: a cosine and a sine of [N, projections, 8], the integrand being even and 0 at t = 0; about
+    7 ms a thousand latents on one CPU core, forward and backward.
+    generator: of the directions, on the device of z; None is PyTorch's own, which gives all processes
+        the same directions where they have the same seed.
+    """
+    directions = torch.randn(
+        z.shape[1], projections, generator=generator, device=z.device, dtype=z.dtype
+    )
+    t = torch.arange(1, 9, device=z.device, dtype=z.dtype) / 2
+    gaussian = torch.exp(-t.square() / 2)
+    weight = gaussian.clone()  # the spacing, twice: for t and -t
+    weight[-1] /= 2
+    angle = (z @ (directions / directions.norm(dim=0)))[..., None] * t
+    real, imaginary, n = angle.cos().mean(0), angle.sin().mean(0), len(z)
+    square = (n * (real.square() + imaginary.square()) - 1) / (n - 1)
+    distance = square - 2 * real * gaussian + gaussian.square()
+    return (distance @ weight).mean()
 
 
 def smoothness(z: Tensor) -> Tensor:

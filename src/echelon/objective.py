@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from echelon import losses
 from echelon.config import LossConfig, StageConfig
 from echelon.data.windows import coarsen, spans
+from echelon.distributed import gather
 from echelon.models.hierarchy import Hierarchy, Level
 from echelon.types import State, Window, tree_map
 
@@ -73,7 +74,9 @@ class Objective(nn.Module):
             cut = self._boundaries(level, actions.shape[1])
             with torch.no_grad():
                 slow = self.targets[index]
-                target = coarsen(Window(target, actions), level.stride, slow, _no_action, cut).states
+                target = coarsen(
+                    Window(target, actions), level.stride, slow, _no_action, cut
+                ).states
             if not gradient_below:
                 window = Window(*tree_map(Tensor.detach, (window.states, window.actions)))
             window = coarsen(window, level.stride, level.lift, level.encode_action, cut)
@@ -120,18 +123,24 @@ def level_terms(
     z = window.states["z"]
     if not z.requires_grad or level.config.latent == "shared":
         return terms
-    flat = level.channels(z)
+    # Statistics of the whole batch, and never in half precision: they are differences of like numbers.
+    flat = gather(level.channels(z))
+    flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
     for name, term in (
         ("variance", losses.variance_hinge),
         ("correlation", losses.correlation),
         ("log_determinant", losses.log_determinant),
+        ("sigreg", losses.sigreg),
     ):
         if weight := getattr(weights, name):
-            terms[name] = weight * term(flat)
+            with torch.autocast(flat.device.type, enabled=False):
+                terms[name] = weight * term(flat)
     if weights.smoothness:
         terms["smoothness"] = weights.smoothness * losses.smoothness(z)
     if weights.inverse_dynamics:
-        both = torch.cat([window.states[k][:, t : t + steps] for t in (0, 1) for k in ("z", "dz")], -1)
+        both = torch.cat(
+            [window.states[k][:, t : t + steps] for t in (0, 1) for k in ("z", "dz")], -1
+        )
         seen = (actions[:, :steps] - level.action_mean) / level.action_std
         terms["inverse_dynamics"] = weights.inverse_dynamics * losses.prediction(
             level.inverse(both), seen
@@ -142,13 +151,14 @@ def level_terms(
 def _error(
     level: Level, window: Window, target: State, steps: int, teacher_forced: bool = False
 ) -> Tensor:
-    """Mean squared error of `steps` predictions, each from the one before or from the true state."""
+    """Mean error of `steps` predictions, each from the one before or from the true state."""
     state = tree_map(lambda x: x[:, 0], window.states)
     error = torch.zeros((), device=window.actions.device)
     for t in range(steps):
         state = level.predict(state, window.actions[:, t])
         error = error + sum(
-            losses.prediction(state[part], target[part][:, t + 1]) for part in level.parts
+            losses.prediction(state[part], target[part][:, t + 1], level.config.loss.norm)
+            for part in level.parts
         )
         if teacher_forced:  # what the predictor remembers goes on
             state = state | {part: window.states[part][:, t + 1] for part in level.parts}

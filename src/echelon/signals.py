@@ -58,7 +58,9 @@ class Signals:
     far: float
 
     @staticmethod
-    def of(episodes: Episodes, ids: NDArray[np.int64], model: Hierarchy, task: Task | None) -> Signals:
+    def of(
+        episodes: Episodes, ids: NDArray[np.int64], model: Hierarchy, task: Task | None
+    ) -> Signals:
         """On clips of equal length, from episodes `ids` that are no shorter than their median."""
         length = min(int(np.median(episodes.lengths[ids])), LONGEST + model.context)
         long = ids[episodes.lengths[ids] >= length][:CLIPS]
@@ -83,7 +85,11 @@ class Signals:
         for index, level in enumerate(model.levels[: max(levels) + 1]):
             if index:
                 window = coarsen(window, level.stride, level.lift, level.encode_action)
-                away = None if away is None else away[:, :: level.stride][:, : window.actions.shape[1] + 1]
+                away = (
+                    None
+                    if away is None
+                    else away[:, :: level.stride][:, : window.actions.shape[1] + 1]
+                )
             if index not in levels or window.actions.shape[1] == 0:
                 continue
             z = window.states["z"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch.optim import AdamW
 from echelon import checkpoint, losses, statistics
 from echelon.config import ModelConfig, StageConfig, TrainConfig, to_dict
 from echelon.data.episodes import Episodes
-from echelon.data.windows import WindowSampler, prefetched
+from echelon.data.windows import Batches, WindowSampler, prefetched
 from echelon.files import open_run
 from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective
@@ -31,28 +30,6 @@ from echelon.progress import Progress
 from echelon.runlog import RunLog
 from echelon.signals import Signals, Task
 from echelon.types import EchelonError, tree_map
-
-
-@dataclass(frozen=True)
-class Batches:
-    """What the steps of one stage see."""
-
-    inputs: dict[str, Tensor]
-    """`pixels` [N, H, W, 3] or `latents` [N, D] of all episodes, end to end, and `proprio` [N, P]"""
-    actions: Tensor
-    """[N, A]"""
-    sampler: WindowSampler
-    size: int
-    """windows a process"""
-    seed: int
-    rank: int
-    skipped: int
-    """frames at the head of a window that have no state"""
-
-    def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
-        rows = torch.from_numpy(self.sampler.rows(self.size, self.seed, step, self.rank))
-        rows = rows.to(self.actions.device)
-        return {k: v[rows] for k, v in self.inputs.items()}, self.actions[rows[:, self.skipped : -1]]
 
 
 class Trainer:
@@ -194,13 +171,13 @@ class Trainer:
             inputs, actions = tree_map(lambda x: x.to(device), (inputs, actions))
         skipped = self.model.context - 1 if stage.train_encoder else 1
         length = skipped + _window_steps(self.model.config, stage)
-        size = stage.batch_size // self.fabric.world_size
+        process = self.fabric.global_rank, self.fabric.world_size
         made: list[Batches] = []
         for ids in (self.train_ids, self.held_out_ids):
             sampler = WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
             seed = hash((self.config.seed, index)) % 2**32
-            rank = self.fabric.global_rank
-            made.append(Batches(inputs, actions, sampler, size, seed, rank, skipped))
+            size = stage.batch_size
+            made.append(Batches(inputs, actions, sampler, size, seed, skipped, *process))
         return made[0], made[1]
 
     # ------------------------------------------------------------------ log and resume
@@ -343,7 +320,9 @@ def _in_words(level: int, found: dict[str, float]) -> str:
         if found[f"level{level}/open_loop/{k}"]
         < min(found[f"level{level}/no_change/{k}"], found[f"level{level}/mean"])
     ]
-    says = [f"  level {level}: predicts better than no change and the mean to {max(better, default=0)} steps"]
+    says = [
+        f"  level {level}: predicts better than no change and the mean to {max(better, default=0)} steps"
+    ]
     for name in ("time_correlation", "sign_agreement"):
         if (value := found.get(f"level{level}/{name}")) is not None:
             says.append(f"{name.replace('_', ' ')} {value:.2f}")

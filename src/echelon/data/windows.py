@@ -22,8 +22,8 @@ Batch = TypeVar("Batch")
 class WindowSampler:
     """Where windows of `length` steps may start, and which of them a training step sees.
 
-    A batch is a function of (seed, step, rank) alone, so that training resumed at a step sees what
-    training never stopped would have seen.
+    A batch is a function of (seed, step) alone, so that training resumed at a step sees what training
+    never stopped would have seen, and several processes see together what one would.
     """
 
     starts: np.ndarray
@@ -46,10 +46,21 @@ class WindowSampler:
         first = np.repeat(offsets[episodes] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
         return WindowSampler(first + np.arange(counts.sum()), length)
 
-    def rows(self, batch: int, seed: int, step: int, rank: int = 0) -> np.ndarray:
-        """``[batch, length + 1]`` rows of the frames of a batch."""
-        rng = np.random.default_rng((seed, step, rank))
-        first = self.starts[rng.integers(len(self.starts), size=batch)]
+    def rows(self, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
+        """``[batch / world, length + 1]`` rows of the frames of a batch: the share of process `rank`.
+
+        The shares of all `world` processes, one after the other, are the batch of one process. They
+        must be equal, so that the mean of the processes' gradients is that of the batch: else it is
+        an EchelonError.
+        """
+        if batch % world:
+            raise EchelonError(
+                f"stages: a batch_size of {batch} cannot be shared equally by {world} processes; "
+                f"use a multiple of {world}"
+            )
+        rng = np.random.default_rng((seed, step))
+        share = slice(rank * batch // world, (rank + 1) * batch // world)
+        first = self.starts[rng.integers(len(self.starts), size=batch)[share]]
         return first[:, None] + np.arange(self.length + 1)
 
 
@@ -78,6 +89,30 @@ def spans(total: int, count: int, low: int, high: int, rng: np.random.Generator)
         share = (chances / chances.sum()).astype(float)
         boundaries.append(boundaries[-1] + int(rng.choice(lengths[fits], p=share)))
     return boundaries
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What the steps of one stage of training see."""
+
+    inputs: dict[str, Tensor]
+    """`pixels` [N, H, W, 3] or `latents` [N, D] of all episodes, end to end, and `proprio` [N, P]"""
+    actions: Tensor
+    """[N, A]"""
+    sampler: WindowSampler
+    size: int
+    """windows, over all processes"""
+    seed: int
+    skipped: int
+    """frames at the head of a window that have no state"""
+    rank: int = 0
+    world: int = 1
+
+    def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        rows = self.sampler.rows(self.size, self.seed, step, self.rank, self.world)
+        rows = torch.from_numpy(rows).to(self.actions.device)
+        inputs = {name: values[rows] for name, values in self.inputs.items()}
+        return inputs, self.actions[rows[:, self.skipped : -1]]
 
 
 def coarsen(

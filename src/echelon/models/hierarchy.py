@@ -245,17 +245,17 @@ def encoder_of(model: ModelConfig) -> Encoder:
 def macro_encoder_of(config: LevelConfig, action_below: int) -> tuple[nn.Module, int]:
     """What turns a segment of the actions below into one action here, and that action's size."""
     if config.macro == "concat":
-        return ConcatenatedActions(), config.stride * action_below
+        concatenated = ConcatenatedActions(config.stride, action_below)
+        return concatenated, concatenated.macro_dim
     if config.action_dim is None:
         return PrimitiveAction(), action_below
     if config.macro == "transformer":
-        longest = config.span[1] if config.span else config.stride
-        encoder = SegmentTransformer(
-            longest, config.stride, action_below, config.action_dim, config.macro_noise
+        longer = SegmentTransformer(
+            config.stride, action_below, config.action_dim, config.macro_noise
         )
-        return encoder, config.action_dim + 1
-    encoder = SegmentMLP(config.stride, action_below, config.action_dim, config.macro_noise)
-    return encoder, config.action_dim
+        return longer, config.action_dim + 1
+    fixed = SegmentMLP(config.stride, action_below, config.action_dim, config.macro_noise)
+    return fixed, config.action_dim
 
 
 def predictor_of(config: LevelConfig, state_dim: int, action_dim: int, grid: int) -> nn.Module:

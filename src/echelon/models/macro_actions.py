@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from echelon.distributed import normal_like
 from echelon.models.attention import Block
 from echelon.models.predictors import mlp
+from echelon.models.synced_norm import SyncedNorm
 
 
 class PrimitiveAction(nn.Module):
@@ -27,14 +29,14 @@ class SegmentMLP(nn.Module):
     def __init__(self, stride: int, action_dim: int, macro_dim: int, noise: float) -> None:
         super().__init__()
         self.network = mlp(stride * action_dim, 64, 1, macro_dim)
-        self.normalize = nn.BatchNorm1d(macro_dim, affine=False, momentum=0.02)
+        self.normalize = SyncedNorm(macro_dim)
         self.noise = noise
 
     def forward(self, segment: Tensor) -> Tensor:
         macro = self.network(segment.flatten(-2))
         macro = self.normalize(macro.reshape(-1, macro.shape[-1])).reshape(macro.shape)
         if self.training:
-            macro = macro + self.noise * torch.randn_like(macro)
+            macro = macro + self.noise * normal_like(macro)
         return macro
 
 
@@ -74,7 +76,7 @@ class SegmentTransformer(nn.Module):
         self.cls = nn.Parameter(0.02 * torch.randn(width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.readout = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, macro_dim))
-        self.normalize = nn.BatchNorm1d(macro_dim, affine=False, momentum=0.02)
+        self.normalize = SyncedNorm(macro_dim)
 
     def forward(self, segment: Tensor, lengths: Tensor | None = None) -> Tensor:
         """lengths: [...] long, how many of the L actions count, from the first; None for all."""
@@ -89,6 +91,6 @@ class SegmentTransformer(nn.Module):
             tokens = block(tokens, places[:, None], seen[:, None, :])
         macro = self.normalize(self.readout(tokens[:, 0]))
         if self.training:
-            macro = macro + self.noise * torch.randn_like(macro)
+            macro = macro + self.noise * normal_like(macro)
         share = lengths / self.stride
         return torch.cat([macro.reshape(*leading, -1), share[..., None]], -1)
