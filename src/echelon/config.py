@@ -145,7 +145,7 @@ class MaskConfig:
 class MaskedConfig:
     """Masked video: what a clip hides, told from what it shows. Weights of 0 leave it out."""
 
-    weight: float = 0.0
+    weight: float = 1.0
     """latents of the hidden tubelets, against those of the EMA encoder"""
     pixels: float = 0.0
     """pixels of the hidden tubelets, in deviations; with `weight`, the hybrid objective"""
@@ -265,12 +265,18 @@ class StageConfig:
     """train the encoder from images; otherwise it is frozen and its latents are computed once"""
     gradient_below: bool = False
     """let the loss of a level reach the levels below it; otherwise each is shaped by its own alone"""
+    masked: bool = False
+    """train the encoder by masked video too, or alone where no levels are given; see train.masked"""
     learning_rate: float = 1e-3
     """peak, after a warm-up over the first 5 % and before a cosine decay to a twentieth"""
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 0 or len(set(self.levels)) < len(self.levels):
+        if not self.levels and not self.masked:
+            raise EchelonError("stages: a stage trains some levels, or masked video, or both")
+        if min(self.levels, default=0) < 0 or len(set(self.levels)) < len(self.levels):
             raise EchelonError(f"stages: {self.levels} are not the numbers of levels, from 0 up")
+        if self.masked and not self.train_encoder:
+            raise EchelonError("stages: masked video trains the encoder; set train_encoder")
         if self.steps < 1 or self.batch_size < 1:
             raise EchelonError("stages: steps and batch_size must be at least 1")
 
@@ -283,6 +289,8 @@ class TrainConfig:
         StageConfig(levels=(0,), steps=1500, batch_size=48, train_encoder=True),
         StageConfig(levels=(0, 1), steps=3000, batch_size=256, learning_rate=2e-3),
     )
+    masked: MaskedConfig = field(default_factory=MaskedConfig)
+    """of the stages that train by masked video"""
     seed: int = 0
     ema: float = 0.99
     """decay of the target encoder, a step; 0 is no copy at all, only a stopped gradient"""

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from echelon import losses
-from echelon.config import LossConfig, StageConfig
+from echelon.config import LossConfig, MaskedConfig, StageConfig
 from echelon.data.windows import coarsen, spans
 from echelon.distributed import gather
-from echelon.models.hierarchy import Hierarchy, Level
-from echelon.types import State, Window, tree_map
+from echelon.models.hierarchy import Hierarchy, ImageLift, Level
+from echelon.models.masked_video import MaskedVideo
+from echelon.models.vit import TubeletEncoder
+from echelon.types import EchelonError, State, Window, tree_map
 
 
 class Objective(nn.Module):
@@ -28,12 +30,17 @@ class Objective(nn.Module):
     A module, so that what wraps modules for distributed training sees one forward call.
     """
 
-    def __init__(self, hierarchy: Hierarchy, ema: float) -> None:
+    def __init__(
+        self, hierarchy: Hierarchy, ema: float, masked: MaskedConfig | None = None
+    ) -> None:
         super().__init__()
         self.hierarchy = hierarchy
         self.targets = nn.ModuleList(copy.deepcopy(level.lift) for level in hierarchy.levels)
         self.targets.requires_grad_(False)
         self.ema = ema
+        self.masked: MaskedVideo | None = None
+        if masked is not None:
+            self.masked = MaskedVideo(masked, _tubelets(hierarchy.levels[0].lift))
 
     def forward(
         self, inputs: Mapping[str, Tensor], actions: Tensor, stage: StageConfig
@@ -46,6 +53,10 @@ class Objective(nn.Module):
         actions: [B, T, A], leaving each frame that has a state but the last.
         """
         terms: dict[str, Tensor] = {}
+        if stage.masked:
+            terms |= self._masked_terms(inputs["pixels"])
+        if not stage.levels:
+            return terms
         windows = self.windows(inputs, actions, max(stage.levels), stage.gradient_below)
         for index, (window, target) in enumerate(windows):
             if index in stage.levels:
@@ -53,6 +64,14 @@ class Objective(nn.Module):
                 found = level_terms(level, window, target, level.config.loss)
                 terms |= {f"level{index}/{name}": value for name, value in found.items()}
         return terms
+
+    def _masked_terms(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Masked video on the first frames of each window."""
+        assert self.masked is not None
+        clips = pixels[:, : self.masked.config.frames]
+        generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        encoder, target = _tubelets(self.hierarchy.levels[0].lift), _tubelets(self.targets[0])
+        return self.masked(encoder, target, clips, generator)
 
     def windows(
         self,
@@ -98,6 +117,16 @@ class Objective(nn.Module):
                 slow.lerp_(fast, 1 - self.ema)
             for slow, fast in zip(target.buffers(), level.lift.buffers(), strict=True):
                 slow.copy_(fast)
+
+
+def _tubelets(lift: nn.Module) -> TubeletEncoder:
+    """The encoder of level 0, where masked video can train it."""
+    if not (isinstance(lift, ImageLift) and isinstance(lift.encoder, TubeletEncoder)):
+        raise EchelonError(
+            "stages: masked video hides tubelets, which this encoder does not have; set encoder.kind "
+            "to vit"
+        )
+    return lift.encoder
 
 
 def _no_action(segments: Tensor, lengths: Tensor | None = None) -> Tensor:

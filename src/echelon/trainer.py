@@ -66,7 +66,8 @@ class Trainer:
         self._warned: set[tuple[int, int]] = set()
         torch.manual_seed(train.seed)
         self.model = Hierarchy(model, episodes.action_dim, _proprio_dim(episodes, model))
-        self.objective = Objective(self.model, train.ema)
+        hidden = train.masked if any(stage.masked for stage in train.stages) else None
+        self.objective = Objective(self.model, train.ema, hidden)
         self._signals = Signals.of(episodes, self.held_out_ids, self.model, task)
 
     @property
@@ -105,7 +106,7 @@ class Trainer:
 
     def _stage(self, index: int, start: int, progress: Progress) -> None:
         stage = self.config.stages[index]
-        parameters = _trained_parameters(self.model, stage)
+        parameters = _trained_parameters(self.objective, stage)
         self.objective.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -137,7 +138,8 @@ class Trainer:
                 optimizer.step()
                 self.objective.update_targets()
                 done = step + 1
-                if self._due(done, self.config.log_every, stage):
+                every = (self.config.log_every, self.config.signals_every)
+                if any(self._due(done, e, stage) for e in every):
                     self._log(index, done, stage, terms, held_out, progress)
                 if done < stage.steps and time.monotonic() - saved > self.config.checkpoint_seconds:
                     self._save(index, done, optimizer)
@@ -170,7 +172,7 @@ class Trainer:
         if device.type != "cpu":
             inputs, actions = tree_map(lambda x: x.to(device), (inputs, actions))
         skipped = self.model.context - 1 if stage.train_encoder else 1
-        length = skipped + _window_steps(self.model.config, stage)
+        length = skipped + _window_steps(self.model.config, self.config, stage)
         process = self.fabric.global_rank, self.fabric.world_size
         made: list[Batches] = []
         for ids in (self.train_ids, self.held_out_ids):
@@ -198,9 +200,10 @@ class Trainer:
         seen = self.objective(inputs, actions, stage)
         figures = {name: value.item() for name, value in terms.items()}
         figures |= {f"held_out/{name}": value.item() for name, value in seen.items()}
-        windows = list(self.objective.windows(inputs, actions, max(stage.levels)))
+        windows = self.objective.windows(inputs, actions, max(stage.levels, default=0))
+        latents = [self.model.levels[i].channels(w.states["z"]) for i, (w, _) in enumerate(windows)]
         for level in stage.levels:
-            z = windows[level][0].states["z"].flatten(0, -2)
+            z = latents[level]
             figures[f"level{level}/deviation"] = z.std(0).mean().item()
             figures[f"level{level}/rank"] = losses.effective_rank(z).item()
         if self._due(step, self.config.signals_every, stage):
@@ -229,6 +232,8 @@ class Trainer:
 
     def _look(self, stage: StageConfig, progress: Progress) -> dict[str, float]:
         """Signals of the levels in training, said in a line each; and a few trials, if all levels are."""
+        if not stage.levels:
+            return {}
         found = self._signals(self.model, stage.levels)
         for level in stage.levels:
             progress.say(_in_words(level, found))
@@ -277,26 +282,35 @@ class Trainer:
     def _check_windows(self, model: ModelConfig) -> None:
         """Fail before training, not an hour in, where a stage's windows do not fit the episodes."""
         for stage in self.config.stages:
-            if max(stage.levels) >= len(model.levels):
+            if max(stage.levels, default=0) >= len(model.levels):
                 raise EchelonError(
                     f"stages: level {max(stage.levels)} is to be trained, but the model has "
                     f"{len(model.levels)} levels (0 to {len(model.levels) - 1})"
                 )
-            length = model.encoder.frames + _window_steps(model, stage)
+            length = model.encoder.frames + _window_steps(model, self.config, stage)
             for ids in (self.train_ids, self.held_out_ids):
                 WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
 
 
-def _window_steps(model: ModelConfig, stage: StageConfig) -> int:
-    """Environment steps from the first state of a training window to the last: the longest rollout."""
-    return max(model.levels[i].rollout * model.durations[i] for i in stage.levels)
+def _window_steps(model: ModelConfig, train: TrainConfig, stage: StageConfig) -> int:
+    """Environment steps from the first state of a training window to the last: the longest rollout,
+    or what masked video needs.
+    """
+    longest = [model.levels[i].rollout * model.durations[i] for i in stage.levels]
+    if stage.masked:
+        longest.append(max(1, train.masked.frames - 1 - model.encoder.frames))
+    return max(longest)
 
 
-def _trained_parameters(model: Hierarchy, stage: StageConfig) -> list[nn.Parameter]:
+def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Parameter]:
     """What a stage updates. A frozen encoder leaves level 0 its predictor alone."""
     found: list[nn.Parameter] = []
+    if stage.masked and objective.masked is not None:
+        found += objective.masked.parameters()
+        if 0 not in stage.levels:
+            found += objective.hierarchy.levels[0].lift.parameters()
     for index in stage.levels:
-        level = model.levels[index]
+        level = objective.hierarchy.levels[index]
         lifted = index > 0 or stage.train_encoder
         found += [*level.predictor.parameters(), *level.encode_action.parameters()]
         if lifted:
