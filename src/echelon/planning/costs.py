@@ -15,6 +15,11 @@ def latent_distance(state: State, goal: State) -> Tensor:
     return (state["z"] - goal["z"]).square().mean(-1).sqrt()
 
 
+def _along(distance: Tensor, minimum: float) -> Tensor:
+    """``[B, K, H] -> [B, K]``"""
+    return minimum * distance.amin(-1) + (1 - minimum) * distance.mean(-1)
+
+
 @dataclass(frozen=True)
 class LatentCost:
     """Latent distance along a plan: its minimum and its mean.
@@ -28,7 +33,20 @@ class LatentCost:
     def __call__(self, states: State, goal: State) -> Tensor:
         """``z [B, K, H, D], goal z [B, D] -> [B, K]``"""
         distance = latent_distance(states, {"z": goal["z"][:, None, None]})
-        return self.minimum * distance.amin(-1) + (1 - self.minimum) * distance.mean(-1)
+        return _along(distance, self.minimum)
+
+
+@dataclass(frozen=True)
+class DistanceCost:
+    """The same by a learned distance, such as time apart."""
+
+    distance: Callable[[Tensor, Tensor], Tensor]
+    """``z [..., D], goal [..., D] -> [...]``, leading dimensions broadcast"""
+    minimum: float = 0.7
+
+    def __call__(self, states: State, goal: State) -> Tensor:
+        """``z [B, K, H, D], goal z [B, D] -> [B, K]``"""
+        return _along(self.distance(states["z"], goal["z"][:, None, None]), self.minimum)
 
 
 @dataclass(frozen=True)
