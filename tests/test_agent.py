@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from echelon.agent import Agent
 from echelon.config import OptimizerConfig, PlannerConfig
 from echelon.models.hierarchy import Hierarchy
-from echelon.planning.costs import LatentCost
+from echelon.planning.costs import DistanceCost
 from echelon.types import EchelonError, Spent
 
 SEARCH = OptimizerConfig(candidates=8, iterations=2, elites=2)
@@ -206,13 +206,14 @@ def test_more_planners_than_levels() -> None:
 def test_a_cost_of_its_own() -> None:
     seen: list[tuple[int, ...]] = []
 
-    class Noting(LatentCost):
+    class Noting(DistanceCost):
         def __call__(self, states: object, goal: object) -> Tensor:
             cost = super().__call__(states, goal)
             seen.append(tuple(cost.shape))
             return cost
 
-    agent = Agent.of(make_model(), [FINE], costs=[Noting()])
+    model = make_model()
+    agent = Agent.of(model, [FINE], costs=[Noting(model.levels[0].distance)])
     agent.reset(GOALS)
     agent.act(images(0))
     assert (3, 8) in seen

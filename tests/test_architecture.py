@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "echelon"
 
 FLOORS = (
     ("types", "schema", "files", "config", "presets", "records", "distributed"),
-    ("data", "models", "losses", "planning", "progress", "images"),
+    ("data", "models", "losses", "temporal", "geometry", "planning", "progress", "images"),
     ("objective", "statistics", "checkpoint", "runlog", "trainer"),
     ("agent", "envs", "collect", "atlas"),
     ("evaluation", "experiment", "diagnostics", "report"),

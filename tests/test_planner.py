@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from echelon.config import OptimizerConfig, PlannerConfig
 from echelon.planning.cem import CEM
-from echelon.planning.costs import LatentCost, LiftedCost, latent_distance
+from echelon.planning.costs import DistanceCost, LiftedCost
 from echelon.planning.ledger import macs_of
 from echelon.planning.mppi import MPPI
 from echelon.planning.planner import Planner, build, rollout
@@ -26,6 +26,14 @@ from echelon.types import (
     State,
     tree_map,
 )
+
+
+def apart(state: State, goal: State) -> Tensor:
+    """Root mean squared difference."""
+    return (state["z"] - goal["z"]).square().mean(-1).sqrt()
+
+
+COST = DistanceCost(apart)
 
 
 @dataclass
@@ -50,6 +58,9 @@ class Point:
 
     def lower(self, state: State) -> State:
         return state
+
+    def distance(self, state: State, goal: State) -> Tensor:
+        return apart(state, goal)
 
 
 @dataclass
@@ -109,7 +120,7 @@ def fixed_planner(
     planner: Planner | None = None
     searches = [Fixed(torch.full((1, horizon, 2), action)) for horizon in horizons]
     for level, search, horizon, replan in zip(LEVELS, searches, horizons, replans, strict=False):
-        planner = Planner(level, search, LatentCost(), horizon, replan, planner)
+        planner = Planner(level, search, COST, horizon, replan, planner)
     assert planner is not None
     return planner, searches
 
@@ -160,12 +171,12 @@ def test_flat_planner_reaches_the_goal() -> None:
     config = PlannerConfig(10, 1, OptimizerConfig(candidates=256, iterations=6, elites=16))
     goal = at([0.5, -0.3], [-0.2, 0.1])
     found = plan(build(LEVELS, [config]), at([0.0, 0.0], [0.0, 0.0]), goal)
-    nearest = latent_distance(found.states, tree_map(lambda x: x[:, None], goal)).amin(1)
+    nearest = apart(found.states, tree_map(lambda x: x[:, None], goal)).amin(1)
     assert nearest.max() < 0.03
     assert found.below is None
     assert found.lowest is found
     assert torch.allclose(
-        found.cost, LatentCost()(tree_map(lambda x: x[:, None], found.states), goal)[:, 0]
+        found.cost, COST(tree_map(lambda x: x[:, None], found.states), goal)[:, 0]
     )
 
 
@@ -183,7 +194,7 @@ def test_planners_of_any_depth_drive_to_the_goal(depth: int, kind: str) -> None:
         last = plan(planner, state, goal, now, last)
         lowest = last.lowest
         state = LEVELS[0].predict(state, lowest.actions[:, now - lowest.time])
-    assert latent_distance(state, goal).max() < 0.1
+    assert apart(state, goal).max() < 0.1
 
 
 # ---------------------------------------------------------------------------- handing down
@@ -216,7 +227,7 @@ def test_what_is_handed_down_is_lowered_once_a_level() -> None:
     planner: Planner | None = None
     for stride in (1, 4, 2):
         level = Shifted(stride, 0.5)
-        planner = Planner(level, search, LatentCost(), 2, 1, planner)
+        planner = Planner(level, search, COST, 2, 1, planner)
     assert planner is not None
     found = plan(planner, at([0.0, 0.0]), at([99.0, 99.0]))
     assert found.below is not None
@@ -251,8 +262,8 @@ def test_states_with_leaves_of_any_rank_are_handed_down() -> None:
 
     levels = [Remembering(1, 0.1), Remembering(4, 0.4)]
     search = Fixed(torch.ones(1, 3, 2))
-    below = Planner(levels[0], search, LatentCost(), 3, 1)
-    planner = Planner(levels[1], search, LatentCost(), 3, 1, below)
+    below = Planner(levels[0], search, COST, 3, 1)
+    planner = Planner(levels[1], search, COST, 3, 1, below)
     goal = here(50, [0.3, 0.3], [0.9, 0.9])
     found = plan(planner, here(7, [0.0, 0.0], [0.0, 0.0]), goal)
     assert found.below is not None
@@ -334,7 +345,7 @@ def test_force_makes_a_new_plan() -> None:
 def test_a_search_starts_from_the_last_plan_shifted() -> None:
     ramp = torch.arange(1.0, 6.0)[None, :, None].expand(1, 5, 2) / 10
     search = Fixed(ramp)
-    planner = Planner(Point(mean=-0.5), search, LatentCost(), 5, 1)
+    planner = Planner(Point(mean=-0.5), search, COST, 5, 1)
     state, goal = at([0.0, 0.0], [1.0, 0.0]), at([9.0, 9.0], [9.0, 9.0])
     last: Plan | None = None
     for now, expected in (
@@ -355,8 +366,8 @@ def test_a_search_starts_from_the_last_plan_shifted() -> None:
 def test_the_start_is_shifted_by_steps_of_its_own_level() -> None:
     ramp = torch.tensor([0.1, 0.2, 0.3])[None, :, None].expand(1, 3, 2)
     searches = [Fixed(torch.zeros(1, 8, 2)), Fixed(ramp)]
-    below = Planner(LEVELS[0], searches[0], LatentCost(), 8, 1)
-    planner = Planner(LEVELS[1], searches[1], LatentCost(), 3, 1, below)
+    below = Planner(LEVELS[0], searches[0], COST, 8, 1)
+    planner = Planner(LEVELS[1], searches[1], COST, 3, 1, below)
     last: Plan | None = None
     # The last plan is always one made in the call before, so what counts is the time since then.
     for now, expected in (
@@ -369,7 +380,7 @@ def test_the_start_is_shifted_by_steps_of_its_own_level() -> None:
         last = plan(planner, at([0.0, 0.0]), at([9.0, 9.0]), now, last)
         assert searches[1].starts[-1][0, :, 0].tolist() == pytest.approx(expected)
     # Two strides make a step of level 2 as long as 8 of the environment.
-    top = Planner(LEVELS[2], Fixed(ramp), LatentCost(), 3, 1, planner)
+    top = Planner(LEVELS[2], Fixed(ramp), COST, 3, 1, planner)
     assert top.duration == 8
     last = plan(top, at([0.0, 0.0]), at([9.0, 9.0]))
     for now, expected in ((7, [0.1, 0.2, 0.3]), (15, [0.2, 0.3, 0.0])):
@@ -433,17 +444,12 @@ def test_spent_adds_up() -> None:
 @pytest.mark.parametrize(
     ("minimum", "expected"), [(0.0, 2.0), (1.0, 1.0), (0.7, 1.3), (0.25, 1.75)]
 )
-def test_latent_cost(minimum: float, expected: float) -> None:
+def test_distance_cost(minimum: float, expected: float) -> None:
     # Distances 3, 1 and 2, in each of two dimensions, and the same towards a goal elsewhere.
     z = torch.tensor([3.0, -1.0, 2.0])[None, None, :, None].expand(2, 4, 3, 2).clone()
     z[1] += 5
     goal = {"z": torch.tensor([[0.0, 0.0], [5.0, 5.0]])}
-    assert LatentCost(minimum)({"z": z}, goal).tolist() == [pytest.approx([expected] * 4)] * 2
-
-
-def test_latent_distance_is_a_root_mean_square() -> None:
-    distance = latent_distance({"z": torch.tensor([3.0, 4.0])}, {"z": torch.zeros(2)})
-    assert distance.item() == pytest.approx(12.5**0.5)
+    assert DistanceCost(apart, minimum)({"z": z}, goal).tolist() == [pytest.approx([expected] * 4)] * 2
 
 
 def test_lifted_cost_is_the_cost_of_what_is_lifted() -> None:
@@ -451,7 +457,7 @@ def test_lifted_cost_is_the_cost_of_what_is_lifted() -> None:
         return {"z": state["z"] * torch.tensor([2.0, 0.0])}
 
     states, goal = {"z": torch.rand(2, 3, 4, 2)}, {"z": torch.rand(2, 2)}
-    inner = LatentCost(0.4)
+    inner = DistanceCost(apart, 0.4)
     assert torch.equal(LiftedCost(lift, inner)(states, goal), inner(lift(states), lift(goal)))
     assert not torch.allclose(LiftedCost(lift, inner)(states, goal), inner(states, goal))
 
@@ -464,13 +470,13 @@ def test_build() -> None:
     planner = build(LEVELS, [PlannerConfig(5, 5), PlannerConfig(3, 9, mppi, minimum=0.2)])
     assert planner.level is LEVELS[1]
     assert isinstance(planner.optimizer, MPPI)
-    assert planner.cost == LatentCost(0.2)
+    assert planner.cost == DistanceCost(LEVELS[1].distance, 0.2)
     assert (planner.horizon, planner.replan) == (3, 9)
     assert planner.below is not None
     assert planner.below.level is LEVELS[0]
     assert isinstance(planner.below.optimizer, CEM)
     assert planner.below.below is None
-    other = LatentCost(0.1)
+    other = DistanceCost(apart, 0.1)
     assert build(LEVELS, [PlannerConfig(5, 5)], [other]).cost is other
 
 

@@ -66,6 +66,55 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class DistanceConfig:
+    """How far apart in time two latents of a level are: what its search descends.
+
+    All times are in steps of the level.
+    """
+
+    kind: Literal["latent", "quasimetric", "expectile", "contrastive"] = "latent"
+    """latent: no head, the distance of the latents themselves; quasimetric: QRL, which stitches
+    trajectories together; expectile: temporal differences towards short; contrastive: InfoNCE"""
+    weight: float = 1.0
+    """of the terms that train the head"""
+    shape_latent: bool = False
+    """let those terms shape the latent too, where it is trained"""
+    width: int = 128
+    """hidden units of the head"""
+    depth: int = 2
+    """hidden layers of the head"""
+    components: int = 16
+    """sets of intervals (quasimetric, contrastive)"""
+    component_size: int = 8
+    """intervals in a set (quasimetric, contrastive)"""
+    horizon: float = 64.0
+    """about the longest time worth telling apart: random pairs are pushed no farther (quasimetric),
+    targets are cut off here (expectile); an eighth of it is the unit of the head's output"""
+    gaps: tuple[int, ...] = (1, 2, 5, 10, 20)
+    """times apart at which pairs of one window are held together; those that do not fit into a
+    window are left out (quasimetric)"""
+    penalty: float = 100.0
+    """on the squared relative excess over those times; the excess left is about the mean distance,
+    in eighths of the horizon, divided by twice this (quasimetric)"""
+    expectile: float = 0.1
+    """below 0.5 towards the shortest time seen, 0.5 the mean (expectile)"""
+    mean_gap: float = 10.0
+    """mean time apart of the pairs told from random ones (contrastive)"""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.components, self.component_size) < 1 or self.depth < 0:
+            raise EchelonError("distance: width, components and component_size must be at least 1")
+        if not self.gaps or min(self.gaps) < 1:
+            raise EchelonError(f"distance.gaps: {self.gaps} must be steps apart, at least 1 each")
+        if min(self.horizon, self.penalty, self.mean_gap) <= 0 or self.weight < 0:
+            raise EchelonError(
+                "distance: horizon, penalty and mean_gap must be above 0, weight at least 0"
+            )
+        if not 0 < self.expectile < 1:
+            raise EchelonError("distance.expectile: must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
 class LevelConfig:
     """One timescale. Level 0 lifts images; every other level lifts the level below."""
 
@@ -101,6 +150,7 @@ class LevelConfig:
     macro_noise: float = 0.03
     """standard deviation of the noise on macro-actions in training"""
     loss: LossConfig = field(default_factory=LossConfig)
+    distance: DistanceConfig = field(default_factory=DistanceConfig)
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.rollout < 1:

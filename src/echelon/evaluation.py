@@ -27,7 +27,7 @@ from echelon.envs import layouts
 from echelon.envs.layouts import Layout
 from echelon.envs.point_maze import PointMaze
 from echelon.models.hierarchy import Hierarchy, LatentLift, SharedLift
-from echelon.planning.costs import LatentCost, LiftedCost
+from echelon.planning.costs import DistanceCost, LiftedCost
 from echelon.progress import Progress
 from echelon.records import Dataset, Record
 from echelon.types import Cost, EchelonError
@@ -189,8 +189,9 @@ class _Actor:
         if method.levels:
             costs: tuple[Cost, ...] = ()
             if method.cost == "upper":
-                inner = LatentCost(method.levels[0].minimum)
-                lift = model.levels[1].lift
+                upper = model.levels[1]
+                inner = DistanceCost(upper.distance, method.levels[0].minimum)
+                lift = upper.lift
                 assert isinstance(lift, LatentLift | SharedLift)
                 costs = (LiftedCost(lift.place, inner),)
             self._agent = Agent.of(model, method.levels, seed, costs)

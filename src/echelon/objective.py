@@ -21,6 +21,7 @@ from echelon.distributed import gather
 from echelon.models.hierarchy import Hierarchy, ImageLift, Level
 from echelon.models.masked_video import MaskedVideo
 from echelon.models.vit import TubeletEncoder
+from echelon.temporal import distance_terms
 from echelon.types import EchelonError, State, Window, tree_map
 
 
@@ -149,7 +150,10 @@ def level_terms(
     if weights.teacher_forced:
         forced = _error(level, window, target, steps, teacher_forced=True)
         terms["teacher_forced"] = weights.teacher_forced * forced
-    z = window.states["z"]
+    z, learned = window.states["z"], level.config.distance
+    if level.metric is not None:
+        seen = z if learned.shape_latent else z.detach()
+        terms |= distance_terms(level.metric, seen, learned)
     if not z.requires_grad or level.config.latent == "shared":
         return terms
     # Statistics of the whole batch, and never in half precision: they are differences of like numbers.

@@ -18,7 +18,7 @@ from torch import Tensor
 from echelon.data.episodes import Episodes
 from echelon.data.windows import coarsen
 from echelon.geometry import hindsight, sign_agreement, time_correlation
-from echelon.models.hierarchy import Hierarchy
+from echelon.models.hierarchy import Hierarchy, Level
 from echelon.planning.planner import rollout
 from echelon.types import Window, tree_map
 
@@ -93,6 +93,10 @@ class Signals:
             if index not in levels or window.actions.shape[1] == 0:
                 continue
             z = window.states["z"]
+
+            def distance(a: Tensor, b: Tensor, level: Level = level) -> Tensor:
+                return level.distance({"z": a}, {"z": b})
+
             first = tree_map(lambda x: x[:, 0], window.states)
             predicted = rollout(level, first, window.actions[:, None])["z"][:, 0]
             name = f"level{index}"
@@ -104,13 +108,13 @@ class Signals:
             if away is None:
                 steps = z.shape[1]
                 truth = hindsight(steps, device).expand(len(z), -1, -1)
-                agrees = sign_agreement(level.distance, z, z, truth, far=steps / 2)
+                agrees = sign_agreement(distance, z, z, truth, far=steps / 2)
             else:
                 goals = z[:GOALS, -1]
-                agrees = sign_agreement(level.distance, z, goals, away.to(device), self.far)
+                agrees = sign_agreement(distance, z, goals, away.to(device), self.far)
             for what, value in (
                 ("sign_agreement", agrees),
-                ("time_correlation", time_correlation(z, level.distance)),
+                ("time_correlation", time_correlation(distance, z)),
             ):
                 if value is not None:
                     found[f"{name}/{what}"] = value

@@ -311,6 +311,8 @@ def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Par
             found += objective.hierarchy.levels[0].lift.parameters()
     for index in stage.levels:
         level = objective.hierarchy.levels[index]
+        if level.metric is not None:
+            found += level.metric.parameters()
         lifted = index > 0 or stage.train_encoder
         found += [*level.predictor.parameters(), *level.encode_action.parameters()]
         if lifted:

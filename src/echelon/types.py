@@ -156,6 +156,10 @@ class LevelModel(Protocol):
         """``state here [B, ...] -> state of the level below [B, ...]`` that stands for it."""
         ...
 
+    def distance(self, state: State, goal: State) -> Tensor:
+        """``state [..., *], goal [..., *] -> [...]`` how far a goal is, leading dimensions broadcast."""
+        ...
+
 
 class Cost(Protocol):
     """How far from the goal a predicted trajectory stays."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from echelon.config import LevelConfig, ModelConfig
+from echelon.models.distances import head_for
 from echelon.models.encoders import PatchEncoder
 from echelon.models.macro_actions import (
     ConcatenatedActions,
@@ -138,6 +139,7 @@ class Level(nn.Module):
         self.encode_action, self.action_dim = macro_encoder_of(config, action_below)
         self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model.encoder.grid)
         self.inverse = mlp(4 * config.latent_dim, 64, 1, self.action_dim)
+        self.metric = head_for(config.distance, config.latent_dim)
         for name, value in (("action_mean", 0.0), ("action_std", 1.0), ("prior_mean", 0.0)):
             self.register_buffer(name, torch.full((self.action_dim,), value))
         for name, value in (("prior_std", 1.0), ("prior_low", -1.0), ("prior_high", 1.0)):
@@ -170,6 +172,14 @@ class Level(nn.Module):
         if isinstance(self.lift, SharedLift):
             return {"z": state["z"]}
         return {"z": self.bank_below[torch.cdist(state["z"], self.bank).argmin(-1)]}
+
+    def distance(self, state: LatentState, goal: LatentState) -> Tensor:
+        """``state [..., D], goal [..., D] -> [...]``, leading dimensions broadcast: time apart where
+        this level has learned it, else the root mean squared difference of the latents.
+        """
+        if self.metric is not None:
+            return self.metric(state["z"], goal["z"])
+        return (state["z"] - goal["z"]).square().mean(-1).sqrt()
 
     def channels(self, z: Tensor) -> Tensor:
         """``[..., D] -> [N, C]``: what regularisers see. A map gives one sample a cell."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from echelon.config import PlannerConfig
 from echelon.planning.cem import CEM
-from echelon.planning.costs import LatentCost, latent_distance
+from echelon.planning.costs import DistanceCost
 from echelon.planning.ledger import macs_of
 from echelon.planning.mppi import MPPI
 from echelon.types import (
@@ -142,7 +142,7 @@ class Planner:
         Near means that no later step of the plan is nearer to the goal than the first.
         """
         goal = plan.goals[-1]
-        distance = latent_distance(plan.states, tree_map(lambda x: x[:, None], goal))
+        distance = self.level.distance(plan.states, tree_map(lambda x: x[:, None], goal))
         near = distance.argmin(-1) == 0
 
         def choose(known: Tensor, new: Tensor) -> Tensor:
@@ -172,13 +172,13 @@ def build(
 ) -> Planner:
     """The planner of the highest level configured; level 0 first. One configuration plans flat.
 
-    costs: one a level instead of the latent distance.
+    costs: one a level instead of the distance of its own.
     """
     planner: Planner | None = None
     kinds = {"cem": CEM, "mppi": MPPI}
     for index, (level, config) in enumerate(zip(levels, configs, strict=False)):
         optimizer = kinds[config.optimizer.kind](config.optimizer)
-        cost = costs[index] if costs else LatentCost(config.minimum)
+        cost = costs[index] if costs else DistanceCost(level.distance, config.minimum)
         planner = Planner(level, optimizer, cost, config.horizon, config.replan, planner)
         if index == 0 and config.replan > config.horizon:
             raise EchelonError(
