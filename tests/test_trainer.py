@@ -515,12 +515,15 @@ def test_two_processes_train_one_model(
     out = tmp_path / "run"
     shared = checkpoint.load_model(out / "checkpoint.safetensors").state_dict()
     alone = checkpoint.load_model(undisturbed / "checkpoint.safetensors").state_dict()
+    # A constant that the norm of macro-actions takes away: its gradient is rounding, which Adam scales.
+    free = ("encode_action.network.2.bias", "running_mean", "levels.1.action")
     for name, value in alone.items():
-        print("DIFF", name, (value - shared[name]).abs().max().item(), value.abs().max().item())
+        if not any(part in name for part in free):
+            assert torch.allclose(shared[name], value, atol=1e-5), name
     assert not (out / "training.safetensors").exists()
     lines = log(out)
     assert [(e["stage"], e["step"]) for e in lines] == [
         (stage, step) for stage in (0, 1) for step in (4, 8, 12)
     ]
-    # Half of every batch is drawn by the second process, so the figures are others.
+    # Half of every batch is with the second process, so the figures of the first are others.
     assert lines != log(undisturbed)
