@@ -204,4 +204,4 @@ def test_a_checkpoint_is_plain_json_and_numbers(path: Path) -> None:
     header = json.loads(content[8 : 8 + size])
     assert json.loads(header.pop("__metadata__")["echelon_model"])["format"] == 1
     assert max(entry["data_offsets"][1] for entry in header.values()) == len(content) - 8 - size
-    assert {entry["dtype"] for entry in header.values()} == {"F32", "I64"}
+    assert {entry["dtype"] for entry in header.values()} == {"F32"}

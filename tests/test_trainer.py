@@ -438,7 +438,7 @@ def test_frozen_levels_do_not_move(episodes: Episodes, tmp_path: Path, stage: St
     trainer._stage(0, 0, Watched())
     after = trainer.model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    running = {name for name in changed if "running" in name or "num_batches" in name}
+    running = {name for name in changed if "running" in name}
     assert changed - running == moving
     assert {int(name.split(".")[1]) for name in running} == set(stage.levels) - {0}
 
@@ -515,12 +515,15 @@ def test_two_processes_train_one_model(
     out = tmp_path / "run"
     shared = checkpoint.load_model(out / "checkpoint.safetensors").state_dict()
     alone = checkpoint.load_model(undisturbed / "checkpoint.safetensors").state_dict()
+    # A constant that the norm of macro-actions takes away: its gradient is rounding, which Adam scales.
+    free = ("encode_action.network.2.bias", "running_mean", "levels.1.action")
     for name, value in alone.items():
-        print("DIFF", name, (value - shared[name]).abs().max().item(), value.abs().max().item())
+        if not any(part in name for part in free):
+            assert torch.allclose(shared[name], value, atol=1e-5), name
     assert not (out / "training.safetensors").exists()
     lines = log(out)
     assert [(e["stage"], e["step"]) for e in lines] == [
         (stage, step) for stage in (0, 1) for step in (4, 8, 12)
     ]
-    # Half of every batch is drawn by the second process, so the figures are others.
+    # Half of every batch is with the second process, so the figures of the first are others.
     assert lines != log(undisturbed)
