@@ -255,6 +255,17 @@ def test_a_mask_token_knows_its_place_and_its_kind() -> None:
     assert not torch.equal(module.predict(model, clip, visible, hidden, 1)[0], features)
 
 
+def test_the_order_of_indices_carries_no_meaning() -> None:
+    """Every token goes with its own position, whatever its place in the sequence."""
+    module, model, clip = masked_video(), encoder(), clips(1)
+    visible, hidden = torch.tensor([[0, 7, 21, 12, 30]]), torch.tensor([[2, 3, 18]])
+    usual = module.predict(model, clip, visible, hidden)
+    assert torch.allclose(module.predict(model, clip, visible.flip(1), hidden), usual, atol=1e-5)
+    turned = module.predict(model, clip, visible, hidden.flip(1))
+    assert torch.allclose(turned, usual.flip(1), atol=1e-5)
+    assert (turned - usual).abs().max() > 1e-3
+
+
 def test_one_seed_gives_the_same_terms_again() -> None:
     module, model, clip = masked_video(), encoder(), clips()
     first, again, other = (module(model, model, clip, seed(i)) for i in (0, 0, 1))

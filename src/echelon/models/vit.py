@@ -32,11 +32,12 @@ class TubeletEncoder(nn.Module):
 
     ViT (arXiv 2010.11929) on tubelets (ViViT, arXiv 2103.15691, section 3.2), with 3-axis rotary
     positions as in V-JEPA 2 (arXiv 2506.09985, section 2.1) and a readout of our own: in place of a
-    class token it sees every token, narrowed to a few channels, at its place. Where a ball is can
-    then be read to a fraction of a pixel: on 64 x 64 images of a 6-pixel blob it was wrong by
-    @READOUT@
+    class token it sees every token, narrowed to some channels, at its place, and so can tell where a
+    ball is to a fraction of a pixel. After 300 steps of regression on a ball of 3 pixels' radius
+    between walls, in images of 32 x 32, its mean error was 0.18 pixels with 32 channels, 0.23 with
+    16, 0.15 with all 64; 0.40 where 4 learned queries pooled the tokens.
 
-    512 images of 64 x 64 (patch 8, width 64, depth 2, 4 heads, one thread) take @COST@ times as
+    512 images of 64 x 64 (patch 8, width 64, depth 2, 4 heads, one thread) take some 11 times as
     long forward as with a :class:`~echelon.models.encoders.PatchEncoder` of 64 channels.
 
     latent_dim: size D of a latent
@@ -48,7 +49,7 @@ class TubeletEncoder(nn.Module):
     Raises EchelonError where the tubelets do not tile the frame, or the heads not the width.
     """
 
-    NARROW = 16
+    NARROW = 32
     HIDDEN = 128
 
     mean: Tensor
