@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +21,8 @@ STATES = 6
 
 
 def config(kind: Any, **options: Any) -> DistanceConfig:
-    return DistanceConfig(kind=kind, **{"width": 64, "horizon": 16.0} | options)
+    small: dict[str, Any] = {"width": 32, "components": 8, "component_size": 4, "horizon": 16.0}
+    return DistanceConfig(kind=kind, **small | options)
 
 
 def ring(batch: int, steps: int) -> Tensor:
@@ -41,7 +44,7 @@ def one_hot(walk: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(walk, STATES).float()
 
 
-def trained(options: DistanceConfig, walks: Any, rounds: int, rate: float = 3e-3) -> Any:
+def trained(options: DistanceConfig, walks: Any, rounds: int, rate: float) -> Any:
     """The head after `rounds` steps on fresh walks."""
     head = head_for(options, STATES)
     assert head is not None
@@ -79,7 +82,7 @@ def chain_lengths() -> Tensor:
 def union(intervals: list[tuple[float, float]]) -> float:
     """Length of a union of intervals, by counting the pieces between all their ends."""
     ends = sorted({x for interval in intervals for x in interval})
-    pieces = zip(ends, ends[1:], strict=False)
+    pieces = pairwise(ends)
     return sum(b - a for a, b in pieces if any(i <= a and b <= j for i, j in intervals))
 
 
@@ -102,7 +105,7 @@ def test_intervals_against_counting() -> None:
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([0.01, 1.0, 100.0]))
 def test_a_quasimetric_whatever_its_weights(seed: int, scale: float) -> None:
     torch.manual_seed(seed)
-    head = Quasimetric(4, config("quasimetric", width=16, components=3, component_size=4))
+    head = Quasimetric(4, config("quasimetric", width=16, components=3))
     torch.nn.init.normal_(head.mix, 0, 3)
     z = scale * torch.randn(9, 4)
     with torch.no_grad():
@@ -122,7 +125,6 @@ def test_leading_dimensions_broadcast(kind: Any) -> None:
     z, goal = torch.randn(2, 3, 4, 5), torch.randn(2, 5)
     d = head(z, goal[:, None, None])
     assert d.shape == (2, 3, 4)
-    assert (d >= 0).all()
     assert d[1, 2, 3].item() == pytest.approx(head(z[1, 2, 3], goal[1]).item(), rel=1e-4)
 
 
@@ -157,21 +159,59 @@ def test_apart_by_hand() -> None:
 
 
 def test_temporal_difference_by_hand() -> None:
-    """No term where distance is the time left; where it is 2 too long, 1 - expectile of its square."""
-    ramp = torch.arange(4.0)[None, :, None]  # its own neighbour, whose past frames are no goals
+    """Frames 0 and 1. Towards the other window's goal 0, 1 + 2 is aimed at and 0 found. Towards the
+    frame's own future, it finds 0 to itself, which is right, or 2 to frame 1, which took 1 step.
+    """
+    points = torch.tensor([[0.0], [1.0]])[None]
 
-    def ahead(a: Tensor, b: Tensor) -> Tensor:
-        return (b - a).squeeze(-1).abs()
+    def double(a: Tensor, b: Tensor) -> Tensor:
+        return 2 * gap(a, b)
 
-    def late(a: Tensor, b: Tensor) -> Tensor:
-        return ahead(a, b) + 2 * a.requires_grad
+    short, late = 0.1 * 3**2, 0.9 * 1**2
+    found = {
+        round(temporal.temporal_difference(double, points, 8, 0.1).item(), 4) for _ in range(30)
+    }
+    assert found == {round(short / 2, 4), round((short + late) / 2, 4)}
+    # A horizon of 2 cuts the first target off, and makes an error of 1 four units.
+    near = {
+        round(temporal.temporal_difference(double, points, 2, 0.1).item(), 4) for _ in range(30)
+    }
+    assert near == {round(0.1 * 8**2 / 2, 4), round((0.1 * 8**2 + 0.9 * 4**2) / 2, 4)}
 
-    assert temporal.temporal_difference(gap, 10 * ramp, 8, 0.1).item() > 0
-    backward = ramp.flip(1)[:, 1:]
-    walk = torch.cat([ramp[:, :1], backward[:, :0], ramp[:, 1:2]], 1)
-    # From 0 to 1 in one step; the other goal is frame 0 of the same walk, away by a step too many.
-    assert walk.flatten().tolist() == [0, 1]
-    assert late is not None
+
+def test_temporal_difference_sends_no_gradient_to_its_target() -> None:
+    """Through the point that is moved from, never through the one moved to."""
+    points = torch.tensor([[0.0], [5.0]])[None].requires_grad_()
+    seen: list[bool] = []
+
+    def watched(a: Tensor, b: Tensor) -> Tensor:
+        seen.append(torch.is_grad_enabled())
+        return gap(a, b)
+
+    temporal.temporal_difference(watched, points, 8, 0.1)
+    assert seen == [False, True]
+
+
+def test_contrastive_by_hand() -> None:
+    """Windows that stand still at 0 and at 10: each goal came from its own, c^10 against 1."""
+    points = torch.tensor([0.0, 10.0])[:, None, None].expand(2, 4, 1)
+    mean_gap = 10.0
+    other = (mean_gap / (1 + mean_gap)) ** 10
+    found = temporal.contrastive(gap, points, mean_gap).item()
+    assert found == pytest.approx(math.log(1 + other), rel=1e-5)
+
+
+def test_contrastive_gaps_are_geometric() -> None:
+    seen: list[Tensor] = []
+
+    def watched(a: Tensor, b: Tensor) -> Tensor:
+        seen.append((b[:, 0] - a).squeeze(-1))
+        return gap(a, b)
+
+    temporal.contrastive(watched, torch.arange(5.0)[None, :, None].expand(40_000, 5, 1), 2.0)
+    share = torch.cat(seen).long().bincount() / 40_000
+    expected = (2 / 3) ** torch.arange(5.0)
+    assert torch.allclose(share, expected / expected.sum(), atol=0.01)
 
 
 def test_terms_are_weighted_and_reach_the_latents() -> None:
@@ -223,29 +263,57 @@ def test_bad_options(options: dict[str, Any]) -> None:
 
 
 def test_quasimetric_of_a_one_way_ring() -> None:
-    """Windows of 2 steps are stitched to paths of 7, and the way back is another."""
+    """Windows of 2 steps are stitched to paths of 5, and the way back is another."""
     options = config("quasimetric")
-    head = trained(options, lambda: ring(32, 2), 400)
+    head = trained(options, lambda: ring(32, 2), 400, 1e-2)
     found, lengths = table(head), ring_lengths()
-    assert (found - lengths).abs().max() < 0.15 * lengths.max()
-    assert found[0, 7] > 5
-    assert found[7, 0] < 1.2
+    assert (found - lengths).abs().mean() < 0.25
+    assert (found - lengths).abs().max() < 1
+    assert found[5, 0] < 1.2 < 4 < found[0, 5]
     points = head.embed(one_hot(ring(64, 2)))
-    assert temporal.excess(head.between, points, (1, 2)).sqrt() < 0.1
+    assert temporal.excess(head.between, points, (1, 2)).sqrt() < 0.05
 
 
 def test_expectile_finds_the_shortest_of_wandering_ways() -> None:
-    walks = lambda: chain(64, 6, 0.6)  # noqa: E731
-    short = table(trained(config("expectile", expectile=0.05), walks, 500))
-    mean = table(trained(config("expectile", expectile=0.5), walks, 500))
+    def walks() -> Tensor:
+        return chain(64, 6, 0.5)
+
     lengths = chain_lengths()
-    print(short, mean)
-    assert (short - lengths).abs().mean() < 0.6
-    assert (mean - lengths).abs().mean() > 1.2
+    short, mean = (
+        table(trained(config("expectile", expectile=share, width=64), walks, 350, 3e-3))
+        for share in (0.05, 0.5)
+    )
+    assert (short - lengths).abs().max() < 0.6
+    assert (mean - lengths).abs().mean() > 2
 
 
 def test_contrastive_of_a_one_way_ring() -> None:
     options = config("contrastive", mean_gap=2.0)
-    found = table(trained(options, lambda: ring(64, 7), 400))
-    print(found)
-    assert (found - ring_lengths()).abs().mean() < 0.5
+    found, lengths = table(trained(options, lambda: ring(48, 7), 250, 1e-2)), ring_lengths()
+    # Rare pairs of long gaps are told apart last.
+    assert torch.equal(found.argsort(1)[:, :4], lengths.argsort(1)[:, :4])
+    assert (found - lengths).abs().mean() < 0.5
+
+
+# --- costs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minimum", [0.0, 0.7, 1.0])
+def test_cost_of_the_latent_distance_is_the_latent_cost(minimum: float) -> None:
+    states, goal = {"z": torch.randn(2, 5, 4, 3)}, {"z": torch.randn(2, 3)}
+    cost = DistanceCost(lambda z, g: (z - g).square().mean(-1).sqrt(), minimum)(states, goal)
+    assert cost.shape == (2, 5)
+    assert torch.equal(cost, LatentCost(minimum)(states, goal))
+
+
+def test_cost_goes_from_the_plan_to_the_goal() -> None:
+    """A plan at 2 and 1 towards 5 is 3 away at best; what leads back costs nothing here."""
+    states, goal = (
+        {"z": torch.tensor([2.0, 1.0])[None, None, :, None]},
+        {"z": torch.tensor([[5.0]])},
+    )
+
+    def ahead(z: Tensor, g: Tensor) -> Tensor:
+        return (g - z).relu().squeeze(-1)
+
+    assert DistanceCost(ahead, 0.5)(states, goal).item() == pytest.approx((3 + 3.5) / 2)

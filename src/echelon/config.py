@@ -93,9 +93,9 @@ class DistanceConfig:
     gaps: tuple[int, ...] = (1, 2, 5, 10, 20)
     """times apart at which pairs of one window are held together; those that do not fit into a
     window are left out (quasimetric)"""
-    penalty: float = 100.0
-    """on the squared relative excess over those times; the excess left is about the mean distance,
-    in eighths of the horizon, divided by twice this (quasimetric)"""
+    penalty: float = 30.0
+    """on the squared relative excess over those times. What is left of the excess is about the mean
+    distance, in eighths of the horizon, over twice this; a larger one learns slower (quasimetric)"""
     expectile: float = 0.1
     """below 0.5 towards the shortest time seen, 0.5 the mean (expectile)"""
     mean_gap: float = 10.0

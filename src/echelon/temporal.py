@@ -62,10 +62,9 @@ def distance_terms(head: Head, z: Tensor, config: DistanceConfig) -> dict[str, T
 def apart(distance: Distance, points: Tensor, horizon: float) -> Tensor:
     """Pushes random pairs apart up to about the horizon (QRL, arXiv 2304.01203).
 
-    Together with :func:`excess`, whose pull it may not outweigh, this makes a quasimetric the length
-    of the shortest path: the largest distance that no single step exceeds. Deviation: the multiplier
-    of that constraint is fixed and not learned, which needs no second optimizer, and makes no
-    difference where it has settled.
+    The largest quasimetric in which no step is longer than 1 is the length of the shortest path;
+    :func:`excess` is that constraint. Deviation: its multiplier is fixed, not learned, which needs
+    nothing of the optimizer and leaves an excess that is known beforehand.
     """
     # Windows come in random order, so a neighbour in the batch is a random window.
     far = distance(points, points.roll(1, 0).flip(1))
@@ -94,16 +93,17 @@ def temporal_difference(
     """Expectile regression of ``d(z_t, g)`` to ``1 + d(z_{t+1}, g)``, which takes no gradient.
 
     One goal a frame from its own future, one from another window. The expectile (the asymmetric
-    squares of IQL, arXiv 2110.06169, here below a half) prefers the steps that turned out
-    short. Deviations: a goal from its own future is never farther than the time that it took, which
-    anchors the recursion, and no distance is learned beyond the horizon, which stops it where a goal
-    is out of reach.
+    squares of IQL, arXiv 2110.06169, here below a half) prefers the steps that turned out short.
+    Deviations: a goal from its own future is never farther than the time that it took, which anchors
+    the recursion, and no distance is learned beyond the horizon, which stops it where a goal is out
+    of reach.
     """
     batch, frames, _ = points.shape
     now, after = points[:, :-1], points[:, 1:]
     left = torch.arange(frames - 1, 0, -1, device=points.device)
-    gap = (torch.rand(batch, frames - 1, device=points.device) * (left + 1)).long()
-    index = torch.arange(frames - 1, device=points.device) + torch.minimum(gap, left)
+    chance = torch.rand(batch, frames - 1, device=points.device)
+    gap = torch.minimum((chance * (left + 1)).long(), left)
+    index = torch.arange(frames - 1, device=points.device) + gap
     future = points.gather(1, index[..., None].expand(-1, -1, points.shape[-1]))
     goal = torch.stack([future, points.roll(1, 0).flip(1)[:, 1:]])
     limit = torch.stack([gap.to(points.dtype), torch.full_like(gap, horizon, dtype=points.dtype)])
@@ -116,11 +116,10 @@ def temporal_difference(
 def contrastive(distance: Distance, points: Tensor, mean_gap: float) -> Tensor:
     """InfoNCE: of all frames of a batch, which one came before a goal, `mean_gap` steps on average?
 
-    For gaps k of probability ``(1 - c) c^k`` the best answer is ``log p(goal | z)`` up to what
-    depends on the goal alone, so where a step takes one step, ``d log c`` with d the steps to the
-    goal: the successor distance of
-    arXiv 2406.17098. Deviations: normalised over starts
-    alone, so that the goal's part cancels and needs no network; gaps end with the window.
+    For gaps k of probability ``(1 - c) c^k`` the best logit is ``log p(goal | z)``, up to what
+    depends on the goal alone. It is ``d log c``, and d the steps to the goal where they are certain:
+    the successor distance of arXiv 2406.17098. Deviations: normalised over starts alone, so that the
+    goal's part cancels and needs no network; gaps end with the window.
     """
     log_discount = -math.log1p(1 / mean_gap)
     batch, frames, _ = points.shape
