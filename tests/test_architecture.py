@@ -22,9 +22,9 @@ SOURCE = ROOT / "src" / "echelon"
 FLOORS = (
     ("types", "schema", "files", "config", "presets", "records"),
     ("data", "models", "losses", "planning", "progress", "images"),
-    ("objective", "statistics", "checkpoint", "runlog", "trainer"),
+    ("objective", "statistics", "checkpoint", "runlog", "trainer", "scales", "proposal"),
     ("agent", "envs", "collect", "atlas"),
-    ("evaluation", "experiment", "diagnostics", "report"),
+    ("evaluation", "experiment", "diagnostics", "measure", "report"),
     ("demo", "bench", "cli"),
 )
 """Lowest first. A module imports from lower floors and from its own package only."""
@@ -41,6 +41,7 @@ STAIRS = {
     ("trainer", "statistics"),  # what it takes from the data at either end
     ("trainer", "checkpoint"),  # what it resumes from
     ("trainer", "runlog"),  # what it writes down
+    ("proposal", "scales"),  # what it goes by
     ("collect", "envs"),  # where the experience is made
     ("atlas", "envs"),  # what places look like
     ("experiment", "evaluation"),  # the trials it runs

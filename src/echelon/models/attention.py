@@ -39,7 +39,9 @@ class Attention(nn.Module):
         q, k = rotate(q, positions), rotate(k, positions)
         if mask is not None:
             mask = mask[..., None, :, :]
-        return self.outward(scaled_dot_product_attention(q, k, v, mask).transpose(-3, -2).flatten(-2))
+        return self.outward(
+            scaled_dot_product_attention(q, k, v, mask).transpose(-3, -2).flatten(-2)
+        )
 
 
 class Block(nn.Module):
