@@ -84,7 +84,7 @@ def _levels(axes: Axes, model: ModelConfig) -> None:
 
 def _survival(axes: Axes, scales: Scales, model: ModelConfig) -> None:
     found = scales.survival
-    spans = [1, *found.spans, found.spans[-1] * 1.2]
+    spans = [1, *found.spans, found.spans[-1]]
     share = [100.0, *(100 * s for s in found.share), 0.0]
     axes.step(spans, share, where="pre", color=LIGHT["ink"], linewidth=2)
     axes.axhline(90, color=LIGHT["soft"], linewidth=1, linestyle=(0, (2, 3)))
@@ -124,8 +124,8 @@ def _directions(axes: Axes, scales: Scales, model: ModelConfig) -> None:
     beyond = ", ▸ longer than measured" if any(d.time is None for d in shown) else ""
     name_axes(
         axes,
-        f"environment steps until it forgets its start{beyond} (log)",
-        "principal direction (share of variance)",
+        f"steps until it forgets its start{beyond} (log)",
+        "direction (share of variance)",
         _TEXT,
     )
     _title(axes, "How fast does each direction move?")
@@ -144,7 +144,7 @@ def _distances(axes: Axes, scales: Scales, model: ModelConfig) -> None:
             axes.annotate(
                 f"stops growing at {found.saturates:.0f}",
                 (found.gaps[at], mean[at]),
-                (-12, 8),
+                (0, -24),
                 textcoords="offset points",
                 ha="right",
                 fontsize=_TEXT,
@@ -152,10 +152,10 @@ def _distances(axes: Axes, scales: Scales, model: ModelConfig) -> None:
             )
     axes.axhline(100, color=LIGHT["soft"], linewidth=1, linestyle=(0, (2, 3)))
     _time_axis(axes, max(d.gaps[-1] for d in scales.distances))
-    axes.set_ylim(0, max(110.0, axes.get_ylim()[1]))
+    axes.set_ylim(0, 1.28 * max(100.0, axes.get_ylim()[1] / 1.05))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0f} %"))
     _levels(axes, model)
-    axes.legend(frameon=False, fontsize=_TEXT, labelcolor=LIGHT["ink"], loc="upper left")
+    axes.legend(frameon=False, fontsize=_TEXT, labelcolor=LIGHT["ink"], loc="upper left", ncols=4)
     name_axes(axes, "time apart, environment steps (log)", "distance, of that between clips", _TEXT)
     _title(axes, "How long does distance grow?")
 
