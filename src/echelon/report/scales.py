@@ -144,9 +144,9 @@ def _distances(axes: Axes, scales: Scales, model: ModelConfig) -> None:
             axes.annotate(
                 f"stops growing at {found.saturates:.0f}",
                 (found.gaps[at], mean[at]),
-                (0, -24),
+                (0, -26),
                 textcoords="offset points",
-                ha="right",
+                ha="right" if found.saturates > found.gaps[-1] / 3 else "left",
                 fontsize=_TEXT,
                 color=LIGHT["ink"],
             )
