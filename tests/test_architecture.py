@@ -22,9 +22,12 @@ SOURCE = ROOT / "src" / "echelon"
 FLOORS = (
     ("types", "schema", "files", "config", "presets", "records", "distributed"),
     ("data", "models", "losses", "temporal", "geometry", "planning", "progress", "images"),
-    ("objective", "statistics", "checkpoint", "runlog", "trainer"),
+    (
+        *("objective", "statistics", "checkpoint", "runlog", "signals", "trainer"),
+        *("scales", "proposal"),
+    ),
     ("agent", "envs", "collect", "atlas"),
-    ("evaluation", "experiment", "diagnostics", "report"),
+    ("evaluation", "experiment", "diagnostics", "measure", "maze_task", "report"),
     ("demo", "bench", "cli"),
 )
 """Lowest first. A module imports from lower floors and from its own package only."""
@@ -41,9 +44,12 @@ STAIRS = {
     ("trainer", "statistics"),  # what it takes from the data at either end
     ("trainer", "checkpoint"),  # what it resumes from
     ("trainer", "runlog"),  # what it writes down
+    ("trainer", "signals"),  # what it looks at on the way
+    ("proposal", "scales"),  # what it goes by
     ("collect", "envs"),  # where the experience is made
     ("atlas", "envs"),  # what places look like
     ("experiment", "evaluation"),  # the trials it runs
+    ("maze_task", "evaluation"),  # the few trials of a model in training
     ("experiment", "report"),  # the page at its end
     ("bench", "demo"),  # which it runs at full size
     ("cli", "demo"),  # a command

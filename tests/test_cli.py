@@ -31,7 +31,7 @@ from echelon.records import load
 from echelon.runlog import RunLog
 from echelon.schema import read
 
-COMMANDS = ("demo", "collect", "train", "evaluate", "plan", "report", "inspect", "bench")
+COMMANDS = ("demo", "collect", "train", "evaluate", "plan", "report", "scales", "inspect", "bench")
 TRAIN = [
     option
     for line in (
@@ -129,6 +129,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("evaluate",), "level 0 first"),
         (("plan",), "PNG of the goal"),
         (("report",), "report.html"),
+        (("scales",), "depth and strides"),
         (("inspect",), "checksum"),
         (("bench",), "committed numbers"),
     ],

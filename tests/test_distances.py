@@ -293,27 +293,3 @@ def test_contrastive_of_a_one_way_ring() -> None:
     # Rare pairs of long gaps are told apart last.
     assert torch.equal(found.argsort(1)[:, :4], lengths.argsort(1)[:, :4])
     assert (found - lengths).abs().mean() < 0.5
-
-
-# --- costs ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("minimum", [0.0, 0.7, 1.0])
-def test_cost_of_the_latent_distance_is_the_latent_cost(minimum: float) -> None:
-    states, goal = {"z": torch.randn(2, 5, 4, 3)}, {"z": torch.randn(2, 3)}
-    cost = DistanceCost(lambda z, g: (z - g).square().mean(-1).sqrt(), minimum)(states, goal)
-    assert cost.shape == (2, 5)
-    assert torch.equal(cost, LatentCost(minimum)(states, goal))
-
-
-def test_cost_goes_from_the_plan_to_the_goal() -> None:
-    """A plan at 2 and 1 towards 5 is 3 away at best; what leads back costs nothing here."""
-    states, goal = (
-        {"z": torch.tensor([2.0, 1.0])[None, None, :, None]},
-        {"z": torch.tensor([[5.0]])},
-    )
-
-    def ahead(z: Tensor, g: Tensor) -> Tensor:
-        return (g - z).relu().squeeze(-1)
-
-    assert DistanceCost(ahead, 0.5)(states, goal).item() == pytest.approx((3 + 3.5) / 2)

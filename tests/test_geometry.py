@@ -76,9 +76,7 @@ def test_agreement_in_hindsight() -> None:
 def test_time_correlation_by_hand() -> None:
     straight = torch.arange(6.0)[None, :, None].expand(3, -1, 2)
     assert time_correlation(apart, straight) == pytest.approx(1)
-    assert time_correlation(lambda a, b: -apart(a, b), straight**1.5) == pytest.approx(
-        -1, abs=0.2
-    )
+    assert time_correlation(lambda a, b: -apart(a, b), straight**1.5) == pytest.approx(-1, abs=0.2)
     # Times apart 1, 2, 1 have ranks 1.5, 3, 1.5; distances 1, 4, 3 have ranks 1, 3, 2.
     # Centred: (-0.5, 1, -0.5) and (-1, 1, 0), so 1.5 / sqrt(1.5 * 2).
     z = torch.tensor([0.0, 1.0, 4.0])[None, :, None]

@@ -449,7 +449,9 @@ def test_distance_cost(minimum: float, expected: float) -> None:
     z = torch.tensor([3.0, -1.0, 2.0])[None, None, :, None].expand(2, 4, 3, 2).clone()
     z[1] += 5
     goal = {"z": torch.tensor([[0.0, 0.0], [5.0, 5.0]])}
-    assert DistanceCost(apart, minimum)({"z": z}, goal).tolist() == [pytest.approx([expected] * 4)] * 2
+    assert (
+        DistanceCost(apart, minimum)({"z": z}, goal).tolist() == [pytest.approx([expected] * 4)] * 2
+    )
 
 
 def test_lifted_cost_is_the_cost_of_what_is_lifted() -> None:

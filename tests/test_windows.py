@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from echelon.data.windows import WindowSampler, as_tensor, coarsen, spans
+from echelon.data.windows import (
+    WindowSampler,
+    as_tensor,
+    coarsen,
+    longest_span,
+    lost_clips,
+    spans,
+    survival,
+)
 from echelon.types import EchelonError, Window
 
 
@@ -80,6 +88,7 @@ def test_a_window_longer_than_every_episode() -> None:
     with pytest.raises(EchelonError, match=r"spans 5 steps.*longest.*has 4") as caught:
         WindowSampler.of(np.array([5, 3]), np.array([0, 5]), np.array([0, 1]), 5)
     assert "stride or rollout" in str(caught.value)
+    assert "2 of 2 clips are shorter; the longest span that keeps 90 % is 2" in str(caught.value)
     with pytest.raises(EchelonError, match="longest episode has 2"):
         WindowSampler.of(np.array([5, 3]), np.array([0, 5]), np.array([1]), 3)
 
@@ -181,3 +190,22 @@ def test_as_tensor_shares_what_it_can() -> None:
     array[0, 0] = 9
     assert tensor[0, 0] == 9
     assert as_tensor(array.T, torch.device("cpu")).tolist() == array.T.tolist()
+
+
+def test_survival_of_clips_of_known_lengths() -> None:
+    lengths = np.array([11, 21, 31, 41, 51, 61, 71, 81, 91, 101])
+    assert [survival(lengths, span) for span in (10, 11, 20, 100, 101)] == [1, 0.9, 0.9, 0.1, 0]
+    assert longest_span(lengths) == 20
+    assert longest_span(lengths, 1.0) == 10
+    assert longest_span(lengths[:4]) == 10  # 3 of 4 would be too few
+    assert lost_clips(lengths, 20) is None
+    assert "spans 21 steps, and 2 of 10 clips" in str(lost_clips(lengths, 21))
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=30))
+def test_the_longest_span_is_the_longest(frames: list[int]) -> None:
+    lengths = np.array(frames)
+    longest = longest_span(lengths)
+    assert survival(lengths, longest) >= 0.9 > survival(lengths, longest + 1)
+    assert lost_clips(lengths, longest) is None
+    assert lost_clips(lengths, longest + 1) is not None

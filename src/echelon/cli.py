@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,9 @@ from echelon.demo import DemoConfig
 from echelon.presets import planner_for
 from echelon.progress import Progress
 from echelon.types import EchelonError
+
+if TYPE_CHECKING:
+    from echelon.data.episodes import Episodes
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")
@@ -66,14 +69,84 @@ class Train:
     """run folder"""
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    model_from: Path | None = None
+    """JSON of a model, such as 'echelon scales' writes, in place of the --model options; stages that
+    train upper levels then train all of its upper levels"""
+    levels: Literal["given", "auto"] = "given"
+    """auto measures the episodes first and takes depth, strides and rollouts from them, and the rest
+    from --model; stages that train upper levels then train all of them"""
 
     def __call__(self) -> None:
         from echelon.data.episodes import Episodes
+        from echelon.maze_task import MazeTask
+        from echelon.proposal import fit_stages, lost_in_training
         from echelon.trainer import Trainer
 
-        trainer = Trainer(Episodes.open(self.data), self.model, self.train, self.out)
-        trainer.run(Progress())
+        progress, episodes = Progress(), Episodes.open(self.data)
+        model, train = self._model(episodes, progress), self.train
+        if self.model_from or self.levels == "auto":
+            train = fit_stages(train, len(model.levels))
+        trainer = Trainer(episodes, model, train, self.out, MazeTask.of(episodes))
+        for lost in lost_in_training(model, train, episodes.lengths):
+            progress.warn(lost)
+        trainer.run(progress)
         print(trainer.checkpoint)
+
+    def _model(self, episodes: Episodes, progress: Progress) -> ModelConfig:
+        from echelon.files import read_json
+        from echelon.measure import measure
+        from echelon.proposal import explain, propose
+
+        if self.model_from:
+            if self.levels == "auto" or self.model != ModelConfig():
+                raise EchelonError(
+                    "model-from: a file says the whole model; leave out --levels auto and --model.*"
+                )
+            return schema.read(ModelConfig, read_json(self.model_from), str(self.model_from))
+        if self.levels == "given":
+            return self.model
+        scales = measure(episodes)
+        proposal = propose(scales, replace(self.model, image_size=episodes.image_size))
+        progress.say(explain(scales, proposal))
+        return proposal.model
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Measure how long things last in episodes, and propose depth and strides of a hierarchy."""
+
+    data: Positional[Path]
+    """HDF5 file of episodes"""
+    checkpoint: Path | None = None
+    """a model trained on such episodes: its latents and rollouts are measured, and what is proposed
+    keeps its other options; None measures cheap features of the frames"""
+    out: Path = Path("runs/scales")
+    """folder for scales.json (what was measured), scales.png and model.json, which
+    'echelon train --model-from' reads"""
+    depth: int | None = None
+    """levels to propose; None takes the fewest that do"""
+
+    def __call__(self) -> None:
+        from echelon.checkpoint import describe, load_model
+        from echelon.data.episodes import Episodes
+        from echelon.files import write_json
+        from echelon.measure import held_out_of, measure
+        from echelon.proposal import explain, propose
+        from echelon.report.scales import write_scales
+
+        episodes = Episodes.open(self.data)
+        model, held_out, base = None, None, ModelConfig()
+        if self.checkpoint:
+            model = load_model(self.checkpoint)
+            held_out = held_out_of(episodes, describe(self.checkpoint)["about"])
+            base = model.config
+        found = measure(episodes, model, held_out)
+        proposal = propose(found, replace(base, image_size=episodes.image_size), self.depth)
+        write_json(self.out / "scales.json", to_dict(found))
+        write_json(self.out / "model.json", to_dict(proposal.model))
+        write_scales(found, proposal.model, self.out / "scales.png")
+        print(explain(found, proposal))
+        print(f"\n{self.out / 'scales.png'}\n{self.out / 'model.json'}")
 
 
 @dataclass(frozen=True)
@@ -197,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; 0, or 2 for a user's mistake, or 130 for Ctrl-C."""
     from echelon.bench import Bench
 
-    commands = (Demo, Collect, Train, Evaluate, Plan, Report, Inspect, Bench)
+    commands = (Demo, Collect, Train, Evaluate, Plan, Report, Scales, Inspect, Bench)
     subcommands = {command.__name__.lower(): command for command in commands}
     try:
         command = tyro.extras.subcommand_cli_from_dict(

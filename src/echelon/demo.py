@@ -18,6 +18,7 @@ from echelon.diagnostics import diagnose
 from echelon.evaluation import BINS, HELD_OUT_LAYOUTS, Method, Trial, make_trials
 from echelon.experiment import Results, compare, demo_methods, write_results
 from echelon.files import write_atomically
+from echelon.maze_task import MazeTask
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.records import Record
@@ -53,7 +54,8 @@ def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trai
     data = out / "episodes.h5"
     if not data.exists():
         collect(config.collect, data, progress)
-    trainer = Trainer(Episodes.open(data), config.model, config.train, out)
+    episodes = Episodes.open(data)
+    trainer = Trainer(episodes, config.model, config.train, out, MazeTask.of(episodes))
     return trainer, trainer.run(progress)
 
 

@@ -53,7 +53,7 @@ def diagnose(
 def _stretches(
     episodes: Episodes, held_out: Array, context: int, seed: int
 ) -> tuple[Array, Array, Array]:
-    """Frames [W, T + context, ...], actions [W, T, A], places [W, T + 1, 2] of equal length, held out."""
+    """Held-out frames [W, T + context, ...], actions [W, T, A], places [W, T + 1, 2]."""
     lengths = episodes.lengths[held_out]
     length = int(np.median(lengths))
     fit = held_out[lengths >= length]

@@ -33,8 +33,10 @@ GOALS = 16
 class Task(Protocol):
     """What somebody who knows the environment adds; models and planners never see it."""
 
-    far: float
-    """true distance from which on sign agreement is counted"""
+    @property
+    def far(self) -> float:
+        """True distance from which on sign agreement is counted."""
+        ...
 
     def away(self, rows: NDArray[np.int64], goals: NDArray[np.int64]) -> NDArray[np.float64]:
         """True distance from frames [N, T] to frames [G] of the episodes, ``[N, T, G]``."""
@@ -123,3 +125,20 @@ class Signals:
 
 def _rms(error: Tensor) -> float:
     return error.square().mean().sqrt().item()
+
+
+def in_words(level: int, found: dict[str, float]) -> str:
+    """One line of what the signals say of a level."""
+    steps = [int(k.split("/")[2]) for k in found if k.startswith(f"level{level}/open_loop/")]
+    better = [
+        k
+        for k in steps
+        if found[f"level{level}/open_loop/{k}"]
+        < min(found[f"level{level}/no_change/{k}"], found[f"level{level}/mean"])
+    ]
+    last = max(better, default=0)
+    says = [f"  level {level}: predicts better than no change and the mean to {last} steps"]
+    for name in ("time_correlation", "sign_agreement"):
+        if (value := found.get(f"level{level}/{name}")) is not None:
+            says.append(f"{name.replace('_', ' ')} {value:.2f}")
+    return ", ".join(says)

@@ -28,7 +28,7 @@ from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective
 from echelon.progress import Progress
 from echelon.runlog import RunLog
-from echelon.signals import Signals, Task
+from echelon.signals import Signals, Task, in_words
 from echelon.types import EchelonError, tree_map
 
 
@@ -54,10 +54,10 @@ class Trainer:
             )
         self.episodes, self.config, self.out = episodes, train, out
         self.train_ids, self.held_out_ids = episodes.split(train.held_out, train.seed)
-        self._check_windows(model)
         if train.num_threads:
             torch.set_num_threads(train.num_threads)
         self.fabric = _fabric(train)
+        self._check_windows(model)
         config = {"model": to_dict(model), "train": to_dict(train), "data": _identity(episodes)}
         with self.fabric.rank_zero_first():  # only one process writes, the others find it written
             open_run(out, config)
@@ -89,8 +89,6 @@ class Trainer:
         self.objective.to(self.fabric.device)
         for index in range(first, len(self.config.stages)):
             self._stage(index, step if index == first else 0, progress)
-        for buffer in self.model.buffers():  # each process has its own statistics of the last batch
-            buffer.copy_(self.fabric.broadcast(buffer.cpu()))
         statistics.fit_search(self.model.eval(), self.episodes, self.train_ids, self.config.seed)
         if self.fabric.is_global_zero:
             about = {
@@ -172,7 +170,7 @@ class Trainer:
         if device.type != "cpu":
             inputs, actions = tree_map(lambda x: x.to(device), (inputs, actions))
         skipped = self.model.context - 1 if stage.train_encoder else 1
-        length = skipped + _window_steps(self.model.config, self.config, stage)
+        length = skipped + self._window(self.model.config, stage)
         process = self.fabric.global_rank, self.fabric.world_size
         made: list[Batches] = []
         for ids in (self.train_ids, self.held_out_ids):
@@ -181,6 +179,11 @@ class Trainer:
             size = stage.batch_size
             made.append(Batches(inputs, actions, sampler, size, seed, skipped, *process))
         return made[0], made[1]
+
+    def _window(self, model: ModelConfig, stage: StageConfig) -> int:
+        """Environment steps from the first state of a window to the last; a clip needs its frames."""
+        clip = self.config.masked.frames - 1 - model.encoder.frames if stage.masked else 0
+        return max(1, clip, model.window(stage.levels))
 
     # ------------------------------------------------------------------ log and resume
 
@@ -231,12 +234,12 @@ class Trainer:
         return step % every == 0 or step in (stage.steps, _early(stage))
 
     def _look(self, stage: StageConfig, progress: Progress) -> dict[str, float]:
-        """Signals of the levels in training, said in a line each; and a few trials, if all levels are."""
+        """Signals of the levels in training, said in a line each; a few trials, if all levels are."""
         if not stage.levels:
             return {}
         found = self._signals(self.model, stage.levels)
         for level in stage.levels:
-            progress.say(_in_words(level, found))
+            progress.say(in_words(level, found))
         whole = len(stage.levels) == len(self.model.levels)
         if self._task is not None and whole and self.fabric.is_global_zero:
             statistics.fit_search(self.model, self.episodes, self.train_ids, self.config.seed)
@@ -287,19 +290,14 @@ class Trainer:
                     f"stages: level {max(stage.levels)} is to be trained, but the model has "
                     f"{len(model.levels)} levels (0 to {len(model.levels) - 1})"
                 )
-            length = model.encoder.frames + _window_steps(model, self.config, stage)
+            if stage.batch_size % self.fabric.world_size:
+                raise EchelonError(
+                    f"stages: a batch of {stage.batch_size} windows does not divide between "
+                    f"{self.fabric.world_size} processes; use a multiple"
+                )
+            length = model.encoder.frames + self._window(model, stage)
             for ids in (self.train_ids, self.held_out_ids):
                 WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
-
-
-def _window_steps(model: ModelConfig, train: TrainConfig, stage: StageConfig) -> int:
-    """Environment steps from the first state of a training window to the last: the longest rollout,
-    or what masked video needs.
-    """
-    longest = [model.levels[i].rollout * model.durations[i] for i in stage.levels]
-    if stage.masked:
-        longest.append(max(1, train.masked.frames - 1 - model.encoder.frames))
-    return max(longest)
 
 
 def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Parameter]:
@@ -325,24 +323,6 @@ def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Par
 def _early(stage: StageConfig) -> int:
     """The step at which 5 % of a stage are over."""
     return max(1, stage.steps // 20)
-
-
-def _in_words(level: int, found: dict[str, float]) -> str:
-    """One line of what the signals say of a level."""
-    steps = [int(k.split("/")[2]) for k in found if k.startswith(f"level{level}/open_loop/")]
-    better = [
-        k
-        for k in steps
-        if found[f"level{level}/open_loop/{k}"]
-        < min(found[f"level{level}/no_change/{k}"], found[f"level{level}/mean"])
-    ]
-    says = [
-        f"  level {level}: predicts better than no change and the mean to {max(better, default=0)} steps"
-    ]
-    for name in ("time_correlation", "sign_agreement"):
-        if (value := found.get(f"level{level}/{name}")) is not None:
-            says.append(f"{name.replace('_', ' ')} {value:.2f}")
-    return ", ".join(says)
 
 
 def _schedule(share: float) -> float:

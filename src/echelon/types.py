@@ -157,7 +157,7 @@ class LevelModel(Protocol):
         ...
 
     def distance(self, state: State, goal: State) -> Tensor:
-        """``state [..., *], goal [..., *] -> [...]`` how far a goal is, leading dimensions broadcast."""
+        """``state [...], goal [...] -> [...]`` how far a goal is; leading dimensions broadcast."""
         ...
 
 

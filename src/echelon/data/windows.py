@@ -17,6 +17,31 @@ from echelon.types import EchelonError, State, Window, tree_map
 
 Batch = TypeVar("Batch")
 
+KEPT = 0.9
+"""share of the clips that windows should leave in the data"""
+
+
+def survival(lengths: np.ndarray, span: int) -> float:
+    """Share of the clips (`lengths` [E] in frames) that a window of `span` steps fits in."""
+    return float((lengths > span).mean())
+
+
+def longest_span(lengths: np.ndarray, share: float = KEPT) -> int:
+    """Steps of the longest window that at least `share` of the clips (`lengths` [E] in frames) hold."""
+    longest_first = np.sort(lengths)[::-1]
+    return int(longest_first[int(np.ceil(share * len(lengths) - 1e-9)) - 1]) - 1
+
+
+def lost_clips(lengths: np.ndarray, span: int) -> str | None:
+    """What windows of `span` steps cost, in a sentence; None where they keep `KEPT` of the clips."""
+    lost = int((lengths <= span).sum())
+    if lost <= (1 - KEPT) * len(lengths) + 1e-9:
+        return None
+    return (
+        f"a training window spans {span} steps, and {lost} of {len(lengths)} clips are shorter; the "
+        f"longest span that keeps {KEPT:.0%} is {longest_span(lengths)}"
+    ).replace("%", " %")
+
 
 @dataclass(frozen=True)
 class WindowSampler:
@@ -38,10 +63,10 @@ class WindowSampler:
         """All windows of `length` steps inside `episodes` (lengths in frames, offsets in rows)."""
         counts = np.maximum(lengths[episodes] - length, 0)
         if counts.sum() == 0:
-            longest = int(lengths[episodes].max(initial=1)) - 1
             raise EchelonError(
-                f"a training window spans {length} steps, but the longest episode has {longest}: "
-                "use a smaller stride or rollout, or longer episodes"
+                f"{lost_clips(lengths[episodes], length)} (the longest episode has "
+                f"{int(lengths[episodes].max(initial=1)) - 1}): use a smaller stride or rollout, or "
+                "longer episodes"
             )
         first = np.repeat(offsets[episodes] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
         return WindowSampler(first + np.arange(counts.sum()), length)

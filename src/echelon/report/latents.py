@@ -7,6 +7,7 @@ import math
 import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from echelon import scales
 from echelon.report.inputs import Curve, DistanceByGap, DistanceMap, Grid, Latent, OpenLoop
 from echelon.report.plots import tick
 from echelon.report.style import LIGHT, Axes, Figure, figure, level_colour, name_axes
@@ -82,27 +83,8 @@ def crossings(data: OpenLoop) -> list[tuple[int, float]]:
 
 
 def crossing(fine: Curve, coarse: Curve) -> float | None:
-    """Steps ahead from which on the coarse curve lies below the fine one; None if it never does.
-
-    Read off between the measured points of both, linearly in the logarithm of time where it can be.
-    """
-    begin = max(min(fine.steps), min(coarse.steps))
-    end = min(max(fine.steps), max(coarse.steps))
-    steps = sorted({s for s in (*fine.steps, *coarse.steps) if begin <= s <= end})
-    gap = [
-        float(np.interp(s, coarse.steps, coarse.error) - np.interp(s, fine.steps, fine.error))
-        for s in steps
-    ]
-    if not gap or gap[-1] >= 0:
-        return None
-    above = [i for i, value in enumerate(gap) if value >= 0]
-    if not above:
-        return steps[0]
-    i = above[-1]
-    share = gap[i] / (gap[i] - gap[i + 1])
-    if steps[i] > 0:
-        return float(steps[i] * (steps[i + 1] / steps[i]) ** share)
-    return steps[i] + share * (steps[i + 1] - steps[i])
+    """Steps ahead from which on the coarse curve lies below the fine one; None if it never does."""
+    return scales.crossing(fine.steps, fine.error, coarse.steps, coarse.error)
 
 
 def say_crossings(data: OpenLoop) -> str:

@@ -1,16 +1,11 @@
-"""Every option of Echelon, one frozen dataclass per component.
-
-The command line is generated from these classes, checkpoints and run folders store them as JSON,
-and reading them back refuses unknown fields. A check that needs only the options lives here.
-"""
+"""What a hierarchy is made of, and the terms that shape it."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from echelon.types import EchelonError
 
@@ -37,32 +32,6 @@ class LossConfig:
     """squared change of the latent from one step of this level to the next"""
     inverse_dynamics: float = 0.5
     """the action must be readable from two consecutive states"""
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Level 0's eyes: frames to latents."""
-
-    kind: Literal["patches", "conv", "vit"] = "patches"
-    """patches and one readout; a map of the image (conv); a transformer over tubelets (vit)"""
-    frames: int = 1
-    """consecutive frames that one latent is made of (vit): 1 an image, more a clip"""
-    patch: int = 8
-    """height and width of a patch, in pixels (vit)"""
-    depth: int = 2
-    """blocks (vit)"""
-    heads: int = 4
-    """of attention (vit)"""
-    grid: int = 8
-    """height and width of the map; the latent's size is a multiple of its cells (conv)"""
-
-    def __post_init__(self) -> None:
-        if min(self.frames, self.patch, self.depth, self.heads, self.grid) < 1:
-            raise EchelonError("encoder: frames, patch, depth, heads and grid are at least 1")
-        if self.frames > 1 and self.kind != "vit":
-            raise EchelonError(
-                f"encoder.frames: '{self.kind}' sees one frame at a time; set encoder.kind to vit"
-            )
 
 
 @dataclass(frozen=True)
@@ -112,6 +81,32 @@ class DistanceConfig:
             )
         if not 0 < self.expectile < 1:
             raise EchelonError("distance.expectile: must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Level 0's eyes: frames to latents."""
+
+    kind: Literal["patches", "conv", "vit"] = "patches"
+    """patches and one readout; a map of the image (conv); a transformer over tubelets (vit)"""
+    frames: int = 1
+    """consecutive frames that one latent is made of (vit): 1 an image, more a clip"""
+    patch: int = 8
+    """height and width of a patch, in pixels (vit)"""
+    depth: int = 2
+    """blocks (vit)"""
+    heads: int = 4
+    """of attention (vit)"""
+    grid: int = 8
+    """height and width of the map; the latent's size is a multiple of its cells (conv)"""
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.patch, self.depth, self.heads, self.grid) < 1:
+            raise EchelonError("encoder: frames, patch, depth, heads and grid are at least 1")
+        if self.frames > 1 and self.kind != "vit":
+            raise EchelonError(
+                f"encoder.frames: '{self.kind}' sees one frame at a time; set encoder.kind to vit"
+            )
 
 
 @dataclass(frozen=True)
@@ -165,58 +160,6 @@ class LevelConfig:
                 raise EchelonError(
                     f"span: {low} to {high} must hold the stride ({self.stride}), which is planned with"
                 )
-
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """One kind of multi-block mask: the union of its blocks is hidden, at every moment of the clip."""
-
-    blocks: int = 8
-    """blocks a clip; they may overlap"""
-    area: float = 0.15
-    """share of the frame that one block covers"""
-    aspect: tuple[float, float] = (0.75, 1.5)
-    """least and greatest height over width of a block"""
-    visible: float = 0.1
-    """share of the frame that must stay visible; a mask that leaves less is drawn again"""
-
-    def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise EchelonError("masks.blocks: a mask needs at least one block")
-        if not 0 < self.area < 1 or not 0 <= self.visible < 1:
-            raise EchelonError("masks.area and masks.visible: shares of the frame, from 0 to 1")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise EchelonError(
-                "masks.aspect: the least height over width, above 0, then the greatest"
-            )
-
-
-@dataclass(frozen=True)
-class MaskedConfig:
-    """Masked video: what a clip hides, told from what it shows. Weights of 0 leave it out."""
-
-    weight: float = 1.0
-    """latents of the hidden tubelets, against those of the EMA encoder"""
-    pixels: float = 0.0
-    """pixels of the hidden tubelets, in deviations; with `weight`, the hybrid objective"""
-    frames: int = 8
-    """length of a clip; a multiple of the encoder's frames"""
-    width: int = 48
-    """of the predictor's tokens"""
-    depth: int = 2
-    """blocks of the predictor"""
-    heads: int = 4
-    """attention heads of the predictor"""
-    masks: tuple[MaskConfig, ...] = (MaskConfig(), MaskConfig(blocks=2, area=0.7))
-    """kinds of mask, each used on every clip; V-JEPA's short-range and long-range ones"""
-
-    def __post_init__(self) -> None:
-        if self.weight < 0 or self.pixels < 0:
-            raise EchelonError("masked: weight and pixels must not be below 0")
-        if self.frames < 1 or self.depth < 1:
-            raise EchelonError("masked: frames and depth must be at least 1")
-        if not self.masks:
-            raise EchelonError("masked.masks: masked video needs at least one kind of mask")
 
 
 @dataclass(frozen=True)
@@ -292,6 +235,10 @@ class ModelConfig:
         shared = all(level.latent == "shared" for level in self.levels[1 : index + 1])
         return self.encoder.kind == "conv" and shared
 
+    def window(self, levels: Sequence[int]) -> int:
+        """Environment steps that a training window of some levels spans: their longest rollout."""
+        return max((self.levels[i].rollout * self.durations[i] for i in levels), default=0)
+
     @property
     def durations(self) -> tuple[int, ...]:
         """Environment steps per step of each level."""
@@ -299,129 +246,3 @@ class ModelConfig:
         for level in self.levels:
             out.append(level.stride * (out[-1] if out else 1))
         return tuple(out)
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """A stretch of training that updates some levels and leaves the others frozen."""
-
-    levels: tuple[int, ...]
-    """the levels whose predictors, lifts and macro-action encoders are trained"""
-    steps: int
-    """optimizer steps"""
-    batch_size: int
-    """windows a step, over all processes"""
-    train_encoder: bool = False
-    """train the encoder from images; otherwise it is frozen and its latents are computed once"""
-    gradient_below: bool = False
-    """let the loss of a level reach the levels below it; otherwise each is shaped by its own alone"""
-    masked: bool = False
-    """train the encoder by masked video too, or alone where no levels are given; see train.masked"""
-    learning_rate: float = 1e-3
-    """peak, after a warm-up over the first 5 % and before a cosine decay to a twentieth"""
-
-    def __post_init__(self) -> None:
-        if not self.levels and not self.masked:
-            raise EchelonError("stages: a stage trains some levels, or masked video, or both")
-        if min(self.levels, default=0) < 0 or len(set(self.levels)) < len(self.levels):
-            raise EchelonError(f"stages: {self.levels} are not the numbers of levels, from 0 up")
-        if self.masked and not self.train_encoder:
-            raise EchelonError("stages: masked video trains the encoder; set train_encoder")
-        if self.steps < 1 or self.batch_size < 1:
-            raise EchelonError("stages: steps and batch_size must be at least 1")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training run: its stages, and what holds for all of them."""
-
-    stages: tuple[StageConfig, ...] = (
-        StageConfig(levels=(0,), steps=1500, batch_size=48, train_encoder=True),
-        StageConfig(levels=(0, 1), steps=3000, batch_size=256, learning_rate=2e-3),
-    )
-    masked: MaskedConfig = field(default_factory=MaskedConfig)
-    """of the stages that train by masked video"""
-    seed: int = 0
-    ema: float = 0.99
-    """decay of the target encoder, a step; 0 is no copy at all, only a stopped gradient"""
-    weight_decay: float = 1e-4
-    gradient_clip: float = 1.0
-    """largest norm of the gradient"""
-    held_out: float = 0.05
-    """share of the episodes kept out of training, for the validation figures"""
-    checkpoint_seconds: float = 20.0
-    """time between checkpoints to resume from"""
-    log_every: int = 50
-    """steps between lines of the log"""
-    signals_every: int = 500
-    """steps between looks at what tells of planning success, on held-out clips and a few trials"""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    accelerator: str = "auto"
-    """cpu, cuda, mps, or what there is"""
-    num_threads: int | None = None
-    """CPU threads; None leaves PyTorch's choice"""
-
-    def __post_init__(self) -> None:
-        if self.log_every < 1 or self.signals_every < 1:
-            raise EchelonError("log_every and signals_every: must be at least 1")
-        if not 0 <= self.ema <= 1 or not 0 <= self.held_out < 1:
-            raise EchelonError("ema and held_out: shares, between 0 and 1")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """A search over action sequences."""
-
-    kind: Literal["cem", "mppi"] = "cem"
-    candidates: int = 64
-    """K, a round"""
-    iterations: int = 2
-    """rounds"""
-    elites: int = 8
-    """candidates that the next round is fitted to (cem)"""
-    correlation: float = 0.9
-    """of the sampled noise from one step of the horizon to the next; 0 is white noise"""
-    noise: float = 1.0
-    """standard deviation of the first round, in deviations of the level's action prior"""
-    warm_noise: float = 0.5
-    """the same, where the search starts from the last plan"""
-    temperature: float = 0.1
-    """of the weights (mppi), in deviations of the candidates' costs"""
-
-    def __post_init__(self) -> None:
-        if self.candidates < 1 or self.iterations < 1:
-            raise EchelonError("candidates and iterations must be at least 1")
-        if not 1 <= self.elites <= self.candidates:
-            raise EchelonError(
-                f"elites: {self.elites} must be between 1 and candidates ({self.candidates})"
-            )
-        if not 0 <= self.correlation < 1:
-            raise EchelonError("correlation: must be at least 0 and below 1")
-
-
-@dataclass(frozen=True)
-class PlannerConfig:
-    """How one level plans."""
-
-    horizon: int
-    """H, in steps of this level"""
-    replan: int
-    """environment steps that a plan of this level is kept"""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    minimum: float = 0.7
-    """share of the smallest distance along the plan in its cost; the mean has the rest"""
-
-    def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise EchelonError(f"horizon: {self.horizon} plans nothing; use at least 1")
-        if self.replan < 1:
-            raise EchelonError(f"replan: {self.replan} is not a number of steps; use at least 1")
-        if not 0 <= self.minimum <= 1:
-            raise EchelonError("minimum: a share, between 0 and 1")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON types."""
-    return json.loads(
-        json.dumps(dataclasses.asdict(config))
-    )  # tuples as the lists they come back as
