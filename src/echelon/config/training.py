@@ -112,7 +112,7 @@ class TrainConfig:
     """time between checkpoints to resume from"""
     log_every: int = 50
     """steps between lines of the log"""
-    signals_every: int = 500
+    signals_every: int = 1000
     """steps between looks at what tells of planning success, on held-out clips and a few trials"""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: str = "auto"
