@@ -144,7 +144,7 @@ def _distances(axes: Axes, scales: Scales, model: ModelConfig) -> None:
             axes.annotate(
                 f"stops growing at {found.saturates:.0f}",
                 (found.gaps[at], mean[at]),
-                (0, -26),
+                (0, -48),
                 textcoords="offset points",
                 ha="right" if found.saturates > found.gaps[-1] / 3 else "left",
                 fontsize=_TEXT,
