@@ -102,7 +102,9 @@ def compute_range(comparisons: Sequence[Comparison]) -> tuple[float, float]:
 def against_compute(
     comparison: Comparison, controls: list[str], limits: tuple[float, float]
 ) -> Figure:
-    """Success against TFLOPs per episode on one split: a curve per method over its settings."""
+    """Success against TFLOPs per episode on one split: the settings of each method, and a line
+    through those that reach more than all cheaper ones.
+    """
     made, axes = figure(372, 270)
     draw_against_compute(axes, comparison, controls, limits)
     return made
@@ -126,9 +128,10 @@ def draw_against_compute(
         own = [p for p in comparison.everything if p.method == method]
         # A method that computes nothing has no place on a log axis; it stands at the left edge.
         points = sorted(((max(p.tflops_per_episode, low * 1.12), p) for p in own), key=_first)
+        best = [(x, p) for i, (x, p) in enumerate(points) if _rises(points[: i + 1])]
         axes.plot(
-            [x for x, _ in points],
-            [100 * p.rate for _, p in points],
+            [x for x, _ in best],
+            [100 * p.rate for _, p in best],
             color=LIGHT[look.colour],
             linewidth=1.6 * scale,
             linestyle=(0, (3, 2)) if look.dashed else "-",
@@ -146,6 +149,12 @@ def draw_against_compute(
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", labelsize=11 * scale)
     name_axes(axes, "TFLOPs per episode (log)", "goals reached", 11 * scale)
+
+
+def _rises(points: Sequence[tuple[float, Pooled]]) -> bool:
+    """Whether no cheaper setting reaches as much as the last one."""
+    *cheaper, (_, last) = points
+    return all(p.rate < last.rate for _, p in cheaper)
 
 
 def tick(value: float, _: object = None) -> str:

@@ -128,8 +128,9 @@ spends.{stand_in}</p>
 {legend(plots.legend_names(comparisons), controls)}
 <div class="panel">{"".join(drawn)}</div>""",
         f"""<h2>At what cost?</h2>
-<p class="caption">Every setting that was tried: up is more goals, left is cheaper. All panels share
-their axes; the large dot is the hierarchy's main setting.{edge}</p>
+<p class="caption">Every setting that was tried: up is more goals, left is cheaper. A line joins those
+of a method that reach more than all its cheaper ones. All panels share their axes; the large dot is
+the hierarchy's main setting.{edge}</p>
 {legend(methods, controls)}
 <div class="grid">{"".join(panels)}</div>""",
     ]
