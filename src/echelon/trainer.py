@@ -207,6 +207,7 @@ class Trainer:
         latents = [self.model.levels[i].channels(w.states["z"]) for i, (w, _) in enumerate(windows)]
         for level in stage.levels:
             z = latents[level]
+            self._check_finite(f"largest latent of level {level}", z.abs().amax(), index, step)
             figures[f"level{level}/deviation"] = z.std(0).mean().item()
             figures[f"level{level}/rank"] = losses.effective_rank(z).item()
         if self._due(step, self.config.signals_every, stage):
