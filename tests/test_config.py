@@ -90,6 +90,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("levels.0.loss.variance", math.nan, "variance: nan is not a finite number"),
         ("levels.0.loss.variance", math.inf, "variance: inf is not a finite number"),
         ("levels", [], "at least one level"),
+        ("levels.1.stride", 0, "model: levels.1: stride: 0 must be at least 1"),
         ("image_size", "x" * 1000, "image_size: expected a whole number, not 'xxx"),
     ],
 )
@@ -145,10 +146,13 @@ LEVEL = LevelConfig(stride=2, action_dim=1)
     [
         (lambda: ModelConfig(levels=()), "at least one level"),
         (lambda: ModelConfig(levels=(replace(LEVEL, stride=2),)), "levels.0.stride"),
-        (lambda: ModelConfig(levels=(LevelConfig(), replace(LEVEL, stride=0))), "levels.1: stride"),
-        (lambda: ModelConfig(levels=(LevelConfig(rollout=0),)), "levels.0: stride and rollout"),
-        (lambda: ModelConfig(levels=(LevelConfig(latent_dim=0),)), "levels.0: latent_dim"),
-        (lambda: ModelConfig(levels=(LevelConfig(width=0),)), "levels.0: latent_dim and width"),
+        (
+            lambda: ModelConfig(levels=(LevelConfig(), replace(LEVEL, stride=0))),
+            "^stride: 0 must be at least 1",
+        ),
+        (lambda: ModelConfig(levels=(LevelConfig(rollout=0),)), "^rollout: 0 must"),
+        (lambda: ModelConfig(levels=(LevelConfig(latent_dim=0),)), "^latent_dim: 0 must"),
+        (lambda: ModelConfig(levels=(LevelConfig(width=0),)), "^width: 0 must"),
         (lambda: ModelConfig(levels=(LevelConfig(), LevelConfig(stride=2))), "levels.1.action_dim"),
         (
             lambda: ModelConfig(levels=(LevelConfig(), replace(LEVEL, action_dim=0))),
@@ -164,7 +168,7 @@ LEVEL = LevelConfig(stride=2, action_dim=1)
         (lambda: PlannerConfig(horizon=1, replan=0), "replan: 0"),
         (lambda: PlannerConfig(horizon=1, replan=1, minimum=1.1), "minimum"),
         (lambda: PlannerConfig(horizon=1, replan=1, minimum=-0.1), "minimum"),
-        (lambda: StageConfig((), 1, 1), "stages: .* are not the numbers of levels"),
+        (lambda: StageConfig((), 1, 1), "stages: a stage trains some levels, or masked video"),
         (lambda: StageConfig((-1,), 1, 1), "stages: .* are not the numbers of levels"),
         (lambda: StageConfig((0, 0), 1, 1), "stages: .* are not the numbers of levels"),
         (lambda: StageConfig((0,), 0, 1), "steps and batch_size"),
