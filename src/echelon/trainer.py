@@ -25,7 +25,7 @@ from echelon.data.episodes import Episodes
 from echelon.data.windows import Batches, WindowSampler, prefetched
 from echelon.files import open_run
 from echelon.models.hierarchy import Hierarchy
-from echelon.objective import Objective
+from echelon.objective import Objective, tubelets
 from echelon.progress import Progress
 from echelon.runlog import RunLog
 from echelon.signals import Signals, Task, in_words
@@ -306,8 +306,10 @@ def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Par
     found: list[nn.Parameter] = []
     if stage.masked and objective.masked is not None:
         found += objective.masked.parameters()
-        if 0 not in stage.levels:
-            found += objective.hierarchy.levels[0].lift.parameters()
+        if 0 not in stage.levels:  # masked video does without the readout
+            encoder = tubelets(objective.hierarchy.levels[0].lift)
+            for part in (encoder.embed, encoder.blocks, encoder.norm):
+                found += part.parameters()
     for index in stage.levels:
         level = objective.hierarchy.levels[index]
         if level.metric is not None:
@@ -316,7 +318,8 @@ def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Par
         found += [*level.predictor.parameters(), *level.encode_action.parameters()]
         if lifted:
             found += level.lift.parameters()
-        if lifted and level.config.loss.inverse_dynamics:
+        own = level.config.latent == "own"
+        if lifted and own and level.config.loss.inverse_dynamics:
             found += level.inverse.parameters()
     return found
 
