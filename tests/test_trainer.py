@@ -30,7 +30,6 @@ from echelon.progress import Progress
 from echelon.trainer import Trainer, _schedule, _trained_parameters
 from echelon.types import EchelonError
 
-
 LOGGED = (1, 4, 8, 12)
 """Steps of a stage of 12 that have a line in the log: when 5 % are over, and every fourth."""
 
