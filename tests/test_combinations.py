@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ JOINT = StageConfig((0, 1), 2, 8, train_encoder=True, gradient_below=True)
 VISION = StageConfig((0,), 2, 8, train_encoder=True)
 PRETRAINING = StageConfig((), 2, 8, train_encoder=True, masked=True)
 UPPER = StageConfig((1,), 2, 8)
-NOTHING = dict.fromkeys(("variance", "correlation", "smoothness", "inverse_dynamics"), 0.0)
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("variance", "correlation", "smoothness", "inverse_dynamics"), 0.0
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Case:
 
     levels: tuple[LevelConfig, ...]
     terms: tuple[str, ...] = ()
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     stages: tuple[StageConfig, ...] = ()
     masked: MaskedConfig = MASKED
     ema: float = 0.99
