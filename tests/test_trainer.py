@@ -21,7 +21,15 @@ from tiny import model_config, train_config, write_episodes
 from torch import Tensor
 
 from echelon import checkpoint, losses, objective, statistics
-from echelon.config import LossConfig, ModelConfig, StageConfig, TrainConfig
+from echelon.config import (
+    DistanceConfig,
+    EncoderConfig,
+    LossConfig,
+    MaskedConfig,
+    ModelConfig,
+    StageConfig,
+    TrainConfig,
+)
 from echelon.data.episodes import Episodes
 from echelon.data.windows import Batches, WindowSampler
 from echelon.models.hierarchy import Hierarchy
@@ -235,6 +243,45 @@ def test_stopped_anywhere_and_resumed_is_undisturbed(
         file.write('{"stage": 0, "st')  # as a kill in the middle of a line leaves it
     Trainer(episodes, model_config(), train_config(), out).run(Watched())
     assert_same(out, undisturbed)
+
+
+def everything() -> tuple[ModelConfig, TrainConfig]:
+    """All that draws at random in a step: masks, spans, macro-actions' noise, pairs of a distance."""
+    fine, above = model_config(2).levels
+    distance = DistanceConfig("contrastive", width=8, components=2, component_size=2)
+    model = replace(
+        model_config(2),
+        levels=(
+            replace(fine, lift_width=16, predictor="transformer", distance=distance),
+            replace(above, macro="transformer", span=(2, 6), predictor="transformer"),
+        ),
+        encoder=EncoderConfig("vit", frames=2, patch=4, depth=1, heads=2),
+    )
+    stages = (
+        StageConfig((), 4, 8, train_encoder=True, masked=True),
+        StageConfig((0, 1), 4, 8, train_encoder=True, gradient_below=True, masked=True),
+        StageConfig((1,), 4, 8),
+    )
+    masked = MaskedConfig(pixels=1.0, frames=4, width=12, depth=1, heads=2)
+    return model, replace(train_config(2), stages=stages, masked=masked)
+
+
+def test_everything_at_once_is_stopped_at_random_and_resumed(
+    episodes: Episodes, tmp_path: Path
+) -> None:
+    model, train = everything()
+    Trainer(episodes, model, train, tmp_path / "whole").run(Watched())
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        out = tmp_path / f"stopped{number}"
+        stops = 0
+        while not (out / "checkpoint.safetensors").exists():
+            try:
+                Trainer(episodes, model, train, out).run(Watched(int(rng.integers(2, 7))))
+            except KeyboardInterrupt:
+                stops += 1
+        assert stops >= 2
+        assert_same(out, tmp_path / "whole")
 
 
 def test_rare_checkpoints_give_the_same_weights(
