@@ -353,6 +353,48 @@ def test_what_cannot_be_trained_leaves_no_folder(episodes: Episodes, tmp_path: P
     assert out.exists()
 
 
+WIDE = replace(model_config(1).levels[0], lift_width=16)
+VIT = EncoderConfig("vit", patch=4, depth=1, heads=2)
+HIDDEN = MaskedConfig(frames=4, width=12, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "masked", "message"),
+    [
+        ({}, HIDDEN, "stages: masked video hides tubelets, .* set encoder.kind to vit"),
+        ({"encoder": VIT}, MaskedConfig(0.0), "masked: weight and pixels are both 0"),
+        ({"encoder": VIT}, replace(HIDDEN, frames=40), "spans 39 steps, and 10 of 10 clips"),
+        ({"encoder": VIT}, replace(HIDDEN, heads=5), "width: 12 channels cannot be shared .* by 5"),
+        (
+            {"encoder": replace(VIT, frames=2)},
+            replace(HIDDEN, frames=5),
+            "masked.frames: clips of 5 frames do not divide into tubelets of 2; use a multiple",
+        ),
+        ({"encoder": replace(VIT, patch=5)}, HIDDEN, "patch: tubelets of 5 pixels do not tile"),
+        ({"encoder": replace(VIT, heads=4)}, HIDDEN, "heads: 4 of 4 channels each have no room"),
+        (
+            {"levels": (replace(WIDE, predictor="transformer", heads=3),), "encoder": VIT},
+            HIDDEN,
+            r"width 16: must be a multiple of heads \(3\)",
+        ),
+        ({"encoder": VIT, "proprio": "speed"}, HIDDEN, "has no column 'speed'"),
+        ({"encoder": VIT, "proprio": "action"}, HIDDEN, "'action' has the shape .* not finite"),
+        (
+            {"encoder": VIT, "proprio": "pixels"},
+            HIDDEN,
+            r"proprio must be a column .* has the shape \(372, 16, 16, 3\)$",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_leave_no_folder(
+    episodes: Episodes, tmp_path: Path, model: Any, masked: MaskedConfig, message: str
+) -> None:
+    whole = replace(model_config(1), **({"levels": (WIDE,)} | model))
+    stage = StageConfig((), 2, 8, train_encoder=True, masked=True)
+    train = replace(train_config(1), stages=(stage,), masked=masked)
+    refused(message, episodes, whole, train, tmp_path / "run")
+
+
 # ------------------------------------------------------------------------- losses that go wrong
 
 
