@@ -49,7 +49,7 @@ def test_round_trip_bit_for_bit(tmp_path: Path, levels: int) -> None:
     checkpoint.save_model(path, saved, {"data": {"name": "x"}})
     loaded = checkpoint.load_model(path)
     assert loaded.config == saved.config
-    assert loaded.action_dim == 2
+    assert (loaded.action_dim, loaded.proprio_dim) == (2, 0)
     assert not loaded.training
     before, after = saved.state_dict(), loaded.state_dict()
     assert list(before) == list(after)
@@ -57,14 +57,14 @@ def test_round_trip_bit_for_bit(tmp_path: Path, levels: int) -> None:
         assert torch.equal(value, after[name])
         assert value.dtype == after[name].dtype
     names = set(dict(loaded.named_buffers()))
-    assert {"_levels.0.lift.encoder.mean", "_levels.0.action_low"} <= names
+    assert {"_levels.0.lift.encoder.mean", "_levels.0.prior_low"} <= names
     assert levels == 1 or {"_levels.1.bank", "_levels.1.bank_below"} <= names
     assert os.listdir(path.parent) == ["a.safetensors"]
 
 
 def test_describe(path: Path) -> None:
     about = checkpoint.describe(path)
-    assert (about["format"], about["action_dim"], about["about"]) == (1, 1, {"note": "x"})
+    assert (about["format"], about["action_dim"], about["about"]) == (2, 1, {"note": "x"})
     assert about["model"]["bank_size"] == 64
 
 
@@ -92,7 +92,7 @@ def test_files_that_are_no_checkpoint(path: Path, tmp_path: Path) -> None:
     refused(path, "is not an Echelon model checkpoint")
     safetensors.torch.save_file({"weight": torch.zeros(2)}, path, {"format": "pt"})
     refused(path, "is not an Echelon model checkpoint")
-    checkpoint.write_tensors(path, {"weight": torch.zeros(2)}, "training", {"format": 1})
+    checkpoint.write_tensors(path, {"weight": torch.zeros(2)}, "training", {"format": 2})
     refused(path, "is not an Echelon model checkpoint")
 
 
@@ -103,7 +103,11 @@ def rewrite(path: Path, change: Callable[[dict[str, Any], Tensors], None]) -> No
 
 
 def newer(header: dict[str, Any], tensors: Tensors) -> None:
-    header["format"] = 2
+    header["format"] = 3
+
+
+def older(header: dict[str, Any], tensors: Tensors) -> None:
+    header["format"] = 1
 
 
 def no_bank(header: dict[str, Any], tensors: Tensors) -> None:
@@ -138,9 +142,10 @@ def impossible_option(header: dict[str, Any], tensors: Tensors) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (newer, "checkpoint format 2 is newer than this Echelon reads"),
+        (newer, r"checkpoint format 3 is newer than this Echelon reads \(2\); update echelon"),
+        (older, r"checkpoint format 1 is older than this Echelon reads \(2\); train it again"),
         (no_bank, r"lacks _levels\.1\.bank; it was not written for this model"),
-        (only_the_bank, r"lacks _levels\.0\.action_high, .* and \d+ more"),
+        (only_the_bank, r"lacks _levels\.0\.action_bank, .* and \d+ more"),
         (extra, r"has unknown _levels\.7\.bank"),
         (other_shape, r"has other shapes of _levels\.1\.bank;"),
         (other_width, r"has other shapes of _levels\.0\.predictor"),
@@ -161,7 +166,7 @@ def test_impossible_options_are_an_echelon_error(path: Path) -> None:
         checkpoint.load_model(path)
 
 
-@pytest.mark.parametrize("header", ["{", "[]", "{}", '{"format": "x"}', '{"format": 1}'])
+@pytest.mark.parametrize("header", ["{", "[]", "{}", '{"format": "x"}', '{"format": 2}'])
 def test_a_header_that_is_damaged(path: Path, header: str) -> None:
     tensors = {"weight": torch.zeros(2)}
     path.write_bytes(safetensors.torch.save(tensors, {"echelon_model": header}))
@@ -202,6 +207,6 @@ def test_a_checkpoint_is_plain_json_and_numbers(path: Path) -> None:
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
-    assert json.loads(header.pop("__metadata__")["echelon_model"])["format"] == 1
+    assert json.loads(header.pop("__metadata__")["echelon_model"])["format"] == 2
     assert max(entry["data_offsets"][1] for entry in header.values()) == len(content) - 8 - size
     assert {entry["dtype"] for entry in header.values()} == {"F32"}

@@ -15,8 +15,12 @@ import tiny
 from echelon import schema
 from echelon.collect import CollectConfig
 from echelon.config import (
+    DistanceConfig,
+    EncoderConfig,
     LevelConfig,
     LossConfig,
+    MaskConfig,
+    MaskedConfig,
     ModelConfig,
     OptimizerConfig,
     PlannerConfig,
@@ -38,8 +42,12 @@ CONFIGS = [
     PlannerConfig(horizon=3, replan=2),
     CollectConfig(),
     DemoConfig(),
-    ModelConfig(),
-    TrainConfig(),
+    ModelConfig(
+        (LevelConfig(macro="concat", distance=DistanceConfig("quasimetric", gaps=(3,))),),
+        EncoderConfig("vit", frames=2),
+        proprio="speed",
+    ),
+    TrainConfig(masked=MaskedConfig(masks=(MaskConfig(blocks=1),))),
     *planner_for(ModelConfig()),
     tiny.model_config(3),
     tiny.train_config(3),
@@ -90,6 +98,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("levels.0.loss.variance", math.nan, "variance: nan is not a finite number"),
         ("levels.0.loss.variance", math.inf, "variance: inf is not a finite number"),
         ("levels", [], "at least one level"),
+        ("levels.1.stride", 0, "model: levels.1: stride: 0 must be at least 1"),
         ("image_size", "x" * 1000, "image_size: expected a whole number, not 'xxx"),
     ],
 )
@@ -138,6 +147,13 @@ def test_tuples_of_a_fixed_length() -> None:
 
 
 LEVEL = LevelConfig(stride=2, action_dim=1)
+VARYING = replace(LEVEL, macro="transformer")
+SHARED = replace(LEVEL, latent="shared")
+MAP = EncoderConfig(kind="conv", grid=2)
+
+
+def model(above: LevelConfig, encoder: EncoderConfig | None = None) -> ModelConfig:
+    return ModelConfig((LevelConfig(), above), encoder or EncoderConfig())
 
 
 @pytest.mark.parametrize(
@@ -145,15 +161,60 @@ LEVEL = LevelConfig(stride=2, action_dim=1)
     [
         (lambda: ModelConfig(levels=()), "at least one level"),
         (lambda: ModelConfig(levels=(replace(LEVEL, stride=2),)), "levels.0.stride"),
-        (lambda: ModelConfig(levels=(LevelConfig(), replace(LEVEL, stride=0))), "levels.1: stride"),
-        (lambda: ModelConfig(levels=(LevelConfig(rollout=0),)), "levels.0: stride and rollout"),
-        (lambda: ModelConfig(levels=(LevelConfig(latent_dim=0),)), "levels.0: latent_dim"),
-        (lambda: ModelConfig(levels=(LevelConfig(width=0),)), "levels.0: latent_dim and width"),
+        (
+            lambda: ModelConfig(levels=(LevelConfig(), replace(LEVEL, stride=0))),
+            "^stride: 0 must be at least 1",
+        ),
+        (lambda: ModelConfig(levels=(LevelConfig(rollout=0),)), "^rollout: 0 must"),
+        (lambda: ModelConfig(levels=(LevelConfig(latent_dim=0),)), "^latent_dim: 0 must"),
+        (lambda: ModelConfig(levels=(LevelConfig(width=0),)), "^width: 0 must"),
         (lambda: ModelConfig(levels=(LevelConfig(), LevelConfig(stride=2))), "levels.1.action_dim"),
         (
             lambda: ModelConfig(levels=(LevelConfig(), replace(LEVEL, action_dim=0))),
             "levels.1.action_dim",
         ),
+        (lambda: ModelConfig(levels=(LevelConfig(history=0),)), "^history: 0 must"),
+        (lambda: ModelConfig(levels=(LevelConfig(heads=0),)), "^heads: 0 must"),
+        (lambda: replace(LEVEL, span=(1, 3)), "span: only macro-actions of a transformer vary"),
+        (lambda: replace(VARYING, span=(3, 4)), r"span: 3 to 4 must hold the stride \(2\)"),
+        (lambda: replace(VARYING, span=(0, 4)), r"span: 0 to 4 must hold the stride"),
+        (lambda: replace(VARYING, span=(1, 1)), r"span: 1 to 1 must hold the stride"),
+        (
+            lambda: model(replace(SHARED, latent_dim=5)),
+            "levels.1.latent_dim: 5, but it shares .* 16",
+        ),
+        (
+            lambda: ModelConfig(levels=(LevelConfig(latent="shared"),)),
+            "levels.0.latent: there is no",
+        ),
+        (
+            lambda: model(replace(LEVEL, macro="concat")),
+            "levels.1.action_dim: concatenated actions",
+        ),
+        (
+            lambda: model(replace(LEVEL, predictor="conv")),
+            "levels.1.predictor: conv needs a latent",
+        ),
+        (lambda: model(replace(LEVEL, predictor="conv"), MAP), "levels.1.predictor: conv needs"),
+        (lambda: model(SHARED, replace(MAP, grid=5)), "levels.0.latent_dim: 16 is not .* 5 x 5"),
+        (lambda: EncoderConfig(frames=2), "encoder.frames: 'patches' sees one frame at a time"),
+        (lambda: EncoderConfig(grid=0), "encoder: frames, patch, depth, heads and grid"),
+        (lambda: DistanceConfig(width=0), "distance: width, components and component_size"),
+        (lambda: DistanceConfig(depth=-1), "distance: width, components and component_size"),
+        (lambda: DistanceConfig(gaps=()), r"distance.gaps: \(\) must be steps apart"),
+        (lambda: DistanceConfig(gaps=(1, 0)), r"distance.gaps: \(1, 0\) must be steps apart"),
+        (lambda: DistanceConfig(horizon=0.0), "distance: horizon, penalty and mean_gap"),
+        (lambda: DistanceConfig(weight=-1.0), "weight at least 0"),
+        (lambda: DistanceConfig(expectile=1.0), "distance.expectile: must lie between 0 and 1"),
+        (lambda: MaskConfig(blocks=0), "masks.blocks: a mask needs at least one block"),
+        (lambda: MaskConfig(area=1.0), "masks.area and masks.visible: shares of the frame"),
+        (lambda: MaskConfig(visible=1.0), "masks.area and masks.visible: shares of the frame"),
+        (lambda: MaskConfig(aspect=(2.0, 1.0)), "masks.aspect: the least height over width"),
+        (lambda: MaskedConfig(pixels=-1.0), "masked: weight and pixels must not be below 0"),
+        (lambda: MaskedConfig(frames=0), "masked: frames and depth must be at least 1"),
+        (lambda: MaskedConfig(masks=()), "masked.masks: masked video needs at least one kind"),
+        (lambda: StageConfig((0,), 1, 1, masked=True), "stages: masked video trains the encoder"),
+        (lambda: TrainConfig(signals_every=0), "log_every and signals_every"),
         (lambda: OptimizerConfig(candidates=0), "candidates and iterations"),
         (lambda: OptimizerConfig(iterations=0), "candidates and iterations"),
         (lambda: OptimizerConfig(elites=0), "elites: 0 must be between 1 and candidates"),
@@ -164,7 +225,7 @@ LEVEL = LevelConfig(stride=2, action_dim=1)
         (lambda: PlannerConfig(horizon=1, replan=0), "replan: 0"),
         (lambda: PlannerConfig(horizon=1, replan=1, minimum=1.1), "minimum"),
         (lambda: PlannerConfig(horizon=1, replan=1, minimum=-0.1), "minimum"),
-        (lambda: StageConfig((), 1, 1), "stages: .* are not the numbers of levels"),
+        (lambda: StageConfig((), 1, 1), "stages: a stage trains some levels, or masked video"),
         (lambda: StageConfig((-1,), 1, 1), "stages: .* are not the numbers of levels"),
         (lambda: StageConfig((0, 0), 1, 1), "stages: .* are not the numbers of levels"),
         (lambda: StageConfig((0,), 0, 1), "steps and batch_size"),
@@ -181,6 +242,17 @@ def test_impossible_values(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(EchelonError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_a_latent_is_a_map_as_far_as_it_is_shared() -> None:
+    found = ModelConfig((LevelConfig(), SHARED, LEVEL, replace(SHARED, stride=3)), MAP)
+    assert [found.is_map(index) for index in range(4)] == [True, True, False, False]
+    assert not replace(found, encoder=EncoderConfig()).is_map(0)
+
+
+def test_a_window_holds_the_longest_rollout() -> None:
+    found = ModelConfig((LevelConfig(rollout=9), replace(LEVEL, stride=4, rollout=3)))
+    assert [found.window(levels) for levels in ((), (0,), (1,), (0, 1))] == [0, 9, 12, 12]
 
 
 def test_durations_multiply() -> None:

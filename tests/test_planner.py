@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
+from tiny import model_config
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from echelon.config import OptimizerConfig, PlannerConfig
+from echelon.config import DistanceConfig, OptimizerConfig, PlannerConfig
+from echelon.models.hierarchy import Hierarchy
 from echelon.planning.cem import CEM
 from echelon.planning.costs import DistanceCost, LiftedCost
 from echelon.planning.ledger import macs_of
@@ -415,7 +418,7 @@ def test_the_ledger_is_what_was_really_spent(kind: str, batch: int) -> None:
 
 def test_the_ledger_counts_the_lift_of_a_cost() -> None:
     weight = torch.ones(2, 7)
-    cost = LiftedCost(lambda state: {"z": state["z"] @ weight})
+    cost = LiftedCost(lambda state: {"z": state["z"] @ weight}, COST)
     # White noise, since to correlate it is a product of its own that the ledger leaves out.
     optimizer = OptimizerConfig(candidates=8, correlation=0.0)
     planner = build([Point()], [PlannerConfig(5, 1, optimizer)], [cost])
@@ -452,6 +455,31 @@ def test_distance_cost(minimum: float, expected: float) -> None:
     assert (
         DistanceCost(apart, minimum)({"z": z}, goal).tolist() == [pytest.approx([expected] * 4)] * 2
     )
+
+
+def test_a_cost_by_a_distance_that_is_no_metric() -> None:
+    """It is asked for the way from each state to the goal, and never back."""
+
+    def upward(state: State, goal: State) -> Tensor:
+        return (goal["z"] - state["z"]).squeeze(-1).relu()
+
+    states = {"z": torch.tensor([[[[0.0], [2.0]], [[9.0], [9.0]]]])}
+    assert DistanceCost(upward, 0.25)(states, {"z": torch.tensor([[6.0]])}).tolist() == [[4.75, 0]]
+
+
+@pytest.mark.parametrize("kind", ["latent", "quasimetric", "expectile", "contrastive"])
+def test_a_search_descends_the_distance_that_a_level_has(kind: Any) -> None:
+    fine = replace(model_config(1).levels[0], distance=DistanceConfig(kind=kind, width=8))
+    level = Hierarchy(replace(model_config(1), levels=(fine,)), 1).levels[0]
+    states = {"z": torch.rand(2, 3, 5, 4), "dz": torch.rand(2, 3, 5, 4)}
+    goal = {"z": torch.rand(2, 4)}
+    planner = build([level], [PlannerConfig(5, 5, minimum=0.4)])
+    found = planner.cost(states, goal)
+    for b in range(2):
+        for k in range(3):
+            way = [level.distance({"z": z}, {"z": goal["z"][b]}) for z in states["z"][b, k]]
+            expected = 0.4 * min(way) + 0.6 * sum(way) / 5
+            assert found[b, k].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_lifted_cost_is_the_cost_of_what_is_lifted() -> None:

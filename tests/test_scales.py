@@ -22,7 +22,7 @@ from echelon.data.windows import survival
 from echelon.measure import distance_by_gap, held_out_of, open_loop
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
-from echelon.proposal import deepest, explain, fit_stages, propose, strides, window_steps
+from echelon.proposal import deepest, explain, fit_stages, propose, strides
 from echelon.report.scales import write_scales
 from echelon.scales import (
     Direction,
@@ -182,7 +182,7 @@ def test_proposals_keep_their_promises() -> None:
             made = propose(found, depth=depth)
             model = made.model
             assert depth in (None, len(model.levels))
-            assert window_steps(model, range(len(model.levels))) <= longest
+            assert 1 + model.window(range(len(model.levels))) <= longest
             assert all(level.stride >= 2 for level in model.levels[1:])
             if depth is None:
                 assert all(level.stride <= 12 for level in model.levels)
@@ -318,7 +318,7 @@ def test_a_proposal_trains_and_keeps_the_clips(data: Path, tmp_path: Path) -> No
     model = propose(measure.measure(episodes), model_config(2)).model
     assert len(model.levels) > 1
     train = fit_stages(train_config(2, steps=2), len(model.levels))
-    span = max(window_steps(model, stage.levels) for stage in train.stages)
+    span = 1 + max(model.window(stage.levels) for stage in train.stages)
     assert survival(episodes.lengths, span) >= 0.9
     assert proposal.lost_in_training(model, train, episodes.lengths) == []
     assert proposal.lost_in_training(model, train, episodes.lengths - 35) != []

@@ -21,14 +21,25 @@ from tiny import model_config, train_config, write_episodes
 from torch import Tensor
 
 from echelon import checkpoint, losses, objective, statistics
-from echelon.config import LossConfig, ModelConfig, StageConfig, TrainConfig
+from echelon.config import (
+    DistanceConfig,
+    EncoderConfig,
+    LossConfig,
+    MaskedConfig,
+    ModelConfig,
+    StageConfig,
+    TrainConfig,
+)
 from echelon.data.episodes import Episodes
-from echelon.data.windows import WindowSampler
+from echelon.data.windows import Batches, WindowSampler
 from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective
 from echelon.progress import Progress
-from echelon.trainer import Batches, Trainer, _schedule, _trained_parameters
+from echelon.trainer import Trainer, _schedule, _trained_parameters
 from echelon.types import EchelonError
+
+LOGGED = (1, 4, 8, 12)
+"""Steps of a stage of 12 that have a line in the log: when 5 % are over, and every fourth."""
 
 
 class Watched(Progress):
@@ -106,7 +117,7 @@ def test_what_a_run_writes(undisturbed: Path, episodes: Episodes) -> None:
 def test_the_log_has_both_stages_and_held_out_figures(undisturbed: Path) -> None:
     lines = log(undisturbed)
     assert [(e["stage"], e["step"]) for e in lines] == [
-        (stage, step) for stage in (0, 1) for step in (4, 8, 12)
+        (stage, step) for stage in (0, 1) for step in LOGGED
     ]
     for line in lines:
         assert all(math.isfinite(value) for value in line.values())
@@ -114,11 +125,14 @@ def test_the_log_has_both_stages_and_held_out_figures(undisturbed: Path) -> None
         assert line["level0/deviation"] > 0
         assert 1 <= line["level0/rank"] <= 4
     assert "level0/inverse_dynamics" in lines[0]
-    assert "level1/prediction" not in lines[2]
-    assert "held_out/level1/prediction" in lines[3]
+    assert "level1/prediction" not in lines[3]
+    assert "held_out/level1/prediction" in lines[4]
     # The encoder is frozen in the second stage: there is nothing to regularise at level 0.
-    assert "level0/variance" not in lines[3]
-    assert "level1/variance" in lines[3]
+    assert "level0/variance" not in lines[4]
+    assert "level1/variance" in lines[4]
+    # What tells of planning success, when 5 % of a stage are over and at its end.
+    assert [i for i, line in enumerate(lines) if "level0/open_loop/1" in line] == [0, 3, 4, 7]
+    assert "level1/sign_agreement" in lines[7]
 
 
 def test_tensorboard_has_the_lines_of_the_log(undisturbed: Path) -> None:
@@ -126,7 +140,7 @@ def test_tensorboard_has_the_lines_of_the_log(undisturbed: Path) -> None:
 
     events = EventAccumulator(str(undisturbed / "tensorboard")).Reload()
     found = events.Scalars("level0/prediction")
-    assert [event.step for event in found] == [4, 8, 12, 16, 20, 24]
+    assert [event.step for event in found] == [*LOGGED, *(12 + step for step in LOGGED)]
     assert [event.value for event in found] == pytest.approx(
         [line["level0/prediction"] for line in log(undisturbed)]
     )
@@ -231,6 +245,45 @@ def test_stopped_anywhere_and_resumed_is_undisturbed(
     assert_same(out, undisturbed)
 
 
+def everything() -> tuple[ModelConfig, TrainConfig]:
+    """All that draws at random in a step: masks, spans, macro-actions' noise, pairs of a distance."""
+    fine, above = model_config(2).levels
+    distance = DistanceConfig("contrastive", width=8, components=2, component_size=2)
+    model = replace(
+        model_config(2),
+        levels=(
+            replace(fine, lift_width=16, predictor="transformer", distance=distance),
+            replace(above, macro="transformer", span=(2, 6), predictor="transformer"),
+        ),
+        encoder=EncoderConfig("vit", frames=2, patch=4, depth=1, heads=2),
+    )
+    stages = (
+        StageConfig((), 4, 8, train_encoder=True, masked=True),
+        StageConfig((0, 1), 4, 8, train_encoder=True, gradient_below=True, masked=True),
+        StageConfig((1,), 4, 8),
+    )
+    masked = MaskedConfig(pixels=1.0, frames=4, width=12, depth=1, heads=2)
+    return model, replace(train_config(2), stages=stages, masked=masked)
+
+
+def test_everything_at_once_is_stopped_at_random_and_resumed(
+    episodes: Episodes, tmp_path: Path
+) -> None:
+    model, train = everything()
+    Trainer(episodes, model, train, tmp_path / "whole").run(Watched())
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        out = tmp_path / f"stopped{number}"
+        stops = 0
+        while not (out / "checkpoint.safetensors").exists():
+            try:
+                Trainer(episodes, model, train, out).run(Watched(int(rng.integers(2, 7))))
+            except KeyboardInterrupt:
+                stops += 1
+        assert stops >= 2
+        assert_same(out, tmp_path / "whole")
+
+
 def test_rare_checkpoints_give_the_same_weights(
     undisturbed: Path, episodes: Episodes, tmp_path: Path
 ) -> None:
@@ -289,7 +342,8 @@ def test_what_cannot_be_trained_leaves_no_folder(episodes: Episodes, tmp_path: P
     refused(message, episodes, model, train_config(3), out)
     long = replace(model, levels=(model.levels[0], replace(model.levels[1], stride=15)))
     message = (
-        "window spans 31 steps, but the longest episode has 30: use a smaller stride or rollout"
+        r"window spans 31 steps, and 10 of 10 clips are shorter; the longest span that keeps 90 % is "
+        r"30 \(the longest episode has 30\): use a smaller stride or rollout"
     )
     refused(message, episodes, long, train, out)
     one = Episodes.open(write_episodes(tmp_path / "one.h5", episodes=1))
@@ -297,6 +351,48 @@ def test_what_cannot_be_trained_leaves_no_folder(episodes: Episodes, tmp_path: P
     fits = replace(model, levels=(model.levels[0], replace(model.levels[1], stride=14)))
     Trainer(episodes, fits, train, out)
     assert out.exists()
+
+
+WIDE = replace(model_config(1).levels[0], lift_width=16)
+VIT = EncoderConfig("vit", patch=4, depth=1, heads=2)
+HIDDEN = MaskedConfig(frames=4, width=12, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "masked", "message"),
+    [
+        ({}, HIDDEN, "stages: masked video hides tubelets, .* set encoder.kind to vit"),
+        ({"encoder": VIT}, MaskedConfig(0.0), "masked: weight and pixels are both 0"),
+        ({"encoder": VIT}, replace(HIDDEN, frames=40), "spans 39 steps, and 10 of 10 clips"),
+        ({"encoder": VIT}, replace(HIDDEN, heads=5), "width: 12 channels cannot be shared .* by 5"),
+        (
+            {"encoder": replace(VIT, frames=2)},
+            replace(HIDDEN, frames=5),
+            "masked.frames: clips of 5 frames do not divide into tubelets of 2; use a multiple",
+        ),
+        ({"encoder": replace(VIT, patch=5)}, HIDDEN, "patch: tubelets of 5 pixels do not tile"),
+        ({"encoder": replace(VIT, heads=4)}, HIDDEN, "heads: 4 of 4 channels each have no room"),
+        (
+            {"levels": (replace(WIDE, predictor="transformer", heads=3),), "encoder": VIT},
+            HIDDEN,
+            r"width 16: must be a multiple of heads \(3\)",
+        ),
+        ({"encoder": VIT, "proprio": "speed"}, HIDDEN, "has no column 'speed'"),
+        ({"encoder": VIT, "proprio": "action"}, HIDDEN, "'action' has the shape .* not finite"),
+        (
+            {"encoder": VIT, "proprio": "pixels"},
+            HIDDEN,
+            r"proprio must be a column .* has the shape \(372, 16, 16, 3\)$",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_leave_no_folder(
+    episodes: Episodes, tmp_path: Path, model: Any, masked: MaskedConfig, message: str
+) -> None:
+    whole = replace(model_config(1), **({"levels": (WIDE,)} | model))
+    stage = StageConfig((), 2, 8, train_encoder=True, masked=True)
+    train = replace(train_config(1), stages=(stage,), masked=masked)
+    refused(message, episodes, whole, train, tmp_path / "run")
 
 
 # ------------------------------------------------------------------------- losses that go wrong
@@ -308,8 +404,10 @@ def finite(path: Path) -> bool:
     )
 
 
-def test_a_huge_learning_rate(episodes: Episodes, tmp_path: Path) -> None:
-    stage = StageConfig((0,), 20, 8, train_encoder=True, learning_rate=1e25)
+@pytest.mark.parametrize("steps", [20, 60], ids=["seen in the log", "seen in the loss"])
+def test_a_huge_learning_rate(episodes: Episodes, tmp_path: Path, steps: int) -> None:
+    """A line of the log is due after 5 % of a stage: after the first step, or the third."""
+    stage = StageConfig((0,), steps, 8, train_encoder=True, learning_rate=1e25)
     trainer = Trainer(
         episodes, model_config(1), replace(train_config(1), stages=(stage,)), tmp_path
     )
@@ -318,7 +416,9 @@ def test_a_huge_learning_rate(episodes: Episodes, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     assert "lower learning rate" in str(caught.value)
     assert not trainer.checkpoint.exists()
-    assert finite(tmp_path / "training.safetensors")
+    # What comes before the first step is no state to keep.
+    assert (tmp_path / "training.safetensors").exists() == (steps == 60)
+    assert steps == 20 or finite(tmp_path / "training.safetensors")
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
@@ -417,10 +517,11 @@ def test_what_has_a_gradient_is_what_is_trained(stage: StageConfig) -> None:
     module = Objective(Hierarchy(with_inverse(), 1), 0.99)
     frames = torch.randint(0, 256, (8, 19, 16, 16, 3), dtype=torch.uint8)
     lift: Any = module.hierarchy.levels[0].lift
-    inputs = frames if stage.train_encoder else lift.encoder(frames).detach()
-    terms = module(inputs, torch.randn(8, 17, 1), stage.levels)
+    seen = {"latents": lift.encoder(frames).detach()}
+    inputs = {"pixels": frames} if stage.train_encoder else seen
+    terms = module(inputs, torch.randn(8, 17, 1), stage)
     torch.stack(list(terms.values())).sum().backward()
-    listed = _trained_parameters(module.hierarchy, stage)
+    listed = _trained_parameters(module, stage)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     reached = {names[id(p)] for p in module.parameters() if p.grad is not None}
     assert {names[id(p)] for p in listed} == reached
@@ -433,7 +534,7 @@ def test_frozen_levels_do_not_move(episodes: Episodes, tmp_path: Path, stage: St
     trainer = Trainer(episodes, with_inverse(), config, tmp_path)
     statistics.fit_inputs(trainer.model, episodes, trainer.train_ids)
     before = snapshot(trainer.model)
-    trainable = {id(p) for p in _trained_parameters(trainer.model, stage)}
+    trainable = {id(p) for p in _trained_parameters(trainer.objective, stage)}
     moving = {name for name, p in trainer.model.named_parameters() if id(p) in trainable}
     trainer._stage(0, 0, Watched())
     after = trainer.model.state_dict()
@@ -449,7 +550,8 @@ def test_a_batch_has_the_action_that_leaves_each_frame(episodes: Episodes) -> No
     sampler = WindowSampler.of(episodes.lengths, episodes.offsets, everyone, 5)
     place = torch.from_numpy(episodes.column("state"))
     actions = torch.from_numpy(episodes.actions)
-    frames, forces = Batches(place, actions, sampler, size=50, seed=0)(3)
+    inputs, forces = Batches({"pixels": place}, actions, sampler, size=50, seed=0, skipped=1)(3)
+    frames = inputs["pixels"]
     assert frames.shape == (50, 6, 1)
     assert forces.shape == (50, 4, 1)
     moved = (frames[:, 1:-1] + 0.1 * forces).clamp(0, 1)
@@ -516,14 +618,14 @@ def test_two_processes_train_one_model(
     shared = checkpoint.load_model(out / "checkpoint.safetensors").state_dict()
     alone = checkpoint.load_model(undisturbed / "checkpoint.safetensors").state_dict()
     # A constant that the norm of macro-actions takes away: its gradient is rounding, which Adam scales.
-    free = ("encode_action.network.2.bias", "running_mean", "levels.1.action")
+    free = ("encode_action.network.2.bias", "running_mean", "levels.1.prior", "levels.1.action")
     for name, value in alone.items():
         if not any(part in name for part in free):
             assert torch.allclose(shared[name], value, atol=1e-5), name
     assert not (out / "training.safetensors").exists()
     lines = log(out)
     assert [(e["stage"], e["step"]) for e in lines] == [
-        (stage, step) for stage in (0, 1) for step in (4, 8, 12)
+        (stage, step) for stage in (0, 1) for step in LOGGED
     ]
     # Half of every batch is with the second process, so the figures of the first are others.
     assert lines != log(undisturbed)

@@ -70,8 +70,11 @@ class Train:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     model_from: Path | None = None
-    """JSON of a model, such as 'echelon scales' writes, in place of the --model options; stages that
-    train upper levels then train all of its upper levels"""
+    """JSON of a model, such as 'echelon scales' writes, in place of the --model options; --train.stages
+    that train upper levels then train all of its upper levels"""
+    train_from: Path | None = None
+    """JSON of a training, such as the one in a run's config.json, in place of the --train options:
+    any number of stages"""
     levels: Literal["given", "auto"] = "given"
     """auto measures the episodes first and takes depth, strides and rollouts from them, and the rest
     from --model; stages that train upper levels then train all of them"""
@@ -83,14 +86,23 @@ class Train:
         from echelon.trainer import Trainer
 
         progress, episodes = Progress(), Episodes.open(self.data)
-        model, train = self._model(episodes, progress), self.train
-        if self.model_from or self.levels == "auto":
+        model, train = self._model(episodes, progress), self._train()
+        if self.levels == "auto" or (self.model_from and not self.train_from):
             train = fit_stages(train, len(model.levels))
         trainer = Trainer(episodes, model, train, self.out, MazeTask.of(episodes))
         for lost in lost_in_training(model, train, episodes.lengths):
             progress.warn(lost)
         trainer.run(progress)
         print(trainer.checkpoint)
+
+    def _train(self) -> TrainConfig:
+        from echelon.files import read_json
+
+        if self.train_from is None:
+            return self.train
+        if self.train != TrainConfig():
+            raise EchelonError("train-from: a file says the whole training; leave out --train.*")
+        return schema.read(TrainConfig, read_json(self.train_from), str(self.train_from))
 
     def _model(self, episodes: Episodes, progress: Progress) -> ModelConfig:
         from echelon.files import read_json

@@ -41,7 +41,7 @@ class Objective(nn.Module):
         self.ema = ema
         self.masked: MaskedVideo | None = None
         if masked is not None:
-            self.masked = MaskedVideo(masked, _tubelets(hierarchy.levels[0].lift))
+            self.masked = MaskedVideo(masked, tubelets(hierarchy.levels[0].lift))
 
     def forward(
         self, inputs: Mapping[str, Tensor], actions: Tensor, stage: StageConfig
@@ -71,7 +71,7 @@ class Objective(nn.Module):
         assert self.masked is not None
         clips = pixels[:, : self.masked.config.frames]
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-        encoder, target = _tubelets(self.hierarchy.levels[0].lift), _tubelets(self.targets[0])
+        encoder, target = tubelets(self.hierarchy.levels[0].lift), tubelets(self.targets[0])
         return self.masked(encoder, target, clips, generator)
 
     def windows(
@@ -120,7 +120,7 @@ class Objective(nn.Module):
                 slow.copy_(fast)
 
 
-def _tubelets(lift: nn.Module) -> TubeletEncoder:
+def tubelets(lift: nn.Module) -> TubeletEncoder:
     """The encoder of level 0, where masked video can train it."""
     if not (isinstance(lift, ImageLift) and isinstance(lift.encoder, TubeletEncoder)):
         raise EchelonError(

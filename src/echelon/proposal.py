@@ -183,7 +183,7 @@ def fit_stages(train: TrainConfig, depth: int) -> TrainConfig:
 def lost_in_training(model: ModelConfig, train: TrainConfig, lengths: np.ndarray) -> list[str]:
     """A sentence for each stage whose windows more than a tenth of the clips are too short for."""
     spans = {
-        1 + model.window(stage.levels)
+        model.encoder.frames + train.window(model, stage)
         for stage in train.stages
         if max(stage.levels, default=0) < len(model.levels)
     }

@@ -25,7 +25,7 @@ from echelon.data.episodes import Episodes
 from echelon.data.windows import Batches, WindowSampler, prefetched
 from echelon.files import open_run
 from echelon.models.hierarchy import Hierarchy
-from echelon.objective import Objective
+from echelon.objective import Objective, tubelets
 from echelon.progress import Progress
 from echelon.runlog import RunLog
 from echelon.signals import Signals, Task, in_words
@@ -58,10 +58,6 @@ class Trainer:
             torch.set_num_threads(train.num_threads)
         self.fabric = _fabric(train)
         self._check_windows(model)
-        config = {"model": to_dict(model), "train": to_dict(train), "data": _identity(episodes)}
-        with self.fabric.rank_zero_first():  # only one process writes, the others find it written
-            open_run(out, config)
-        self._runlog = RunLog(out)
         self._task = task
         self._warned: set[tuple[int, int]] = set()
         torch.manual_seed(train.seed)
@@ -69,6 +65,10 @@ class Trainer:
         hidden = train.masked if any(stage.masked for stage in train.stages) else None
         self.objective = Objective(self.model, train.ema, hidden)
         self._signals = Signals.of(episodes, self.held_out_ids, self.model, task)
+        config = {"model": to_dict(model), "train": to_dict(train), "data": _identity(episodes)}
+        with self.fabric.rank_zero_first():  # only one process writes, the others find it written
+            open_run(out, config)
+        self._runlog = RunLog(out)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Trainer:
         if device.type != "cpu":
             inputs, actions = tree_map(lambda x: x.to(device), (inputs, actions))
         skipped = self.model.context - 1 if stage.train_encoder else 1
-        length = skipped + self._window(self.model.config, stage)
+        length = skipped + self.config.window(self.model.config, stage)
         process = self.fabric.global_rank, self.fabric.world_size
         made: list[Batches] = []
         for ids in (self.train_ids, self.held_out_ids):
@@ -179,11 +179,6 @@ class Trainer:
             size = stage.batch_size
             made.append(Batches(inputs, actions, sampler, size, seed, skipped, *process))
         return made[0], made[1]
-
-    def _window(self, model: ModelConfig, stage: StageConfig) -> int:
-        """Environment steps from the first state of a window to the last; a clip needs its frames."""
-        clip = self.config.masked.frames - 1 - model.encoder.frames if stage.masked else 0
-        return max(1, clip, model.window(stage.levels))
 
     # ------------------------------------------------------------------ log and resume
 
@@ -207,6 +202,7 @@ class Trainer:
         latents = [self.model.levels[i].channels(w.states["z"]) for i, (w, _) in enumerate(windows)]
         for level in stage.levels:
             z = latents[level]
+            self._check_finite(f"largest latent of level {level}", z.abs().amax(), index, step)
             figures[f"level{level}/deviation"] = z.std(0).mean().item()
             figures[f"level{level}/rank"] = losses.effective_rank(z).item()
         if self._due(step, self.config.signals_every, stage):
@@ -295,7 +291,7 @@ class Trainer:
                     f"stages: a batch of {stage.batch_size} windows does not divide between "
                     f"{self.fabric.world_size} processes; use a multiple"
                 )
-            length = model.encoder.frames + self._window(model, stage)
+            length = model.encoder.frames + self.config.window(model, stage)
             for ids in (self.train_ids, self.held_out_ids):
                 WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
 
@@ -305,8 +301,10 @@ def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Par
     found: list[nn.Parameter] = []
     if stage.masked and objective.masked is not None:
         found += objective.masked.parameters()
-        if 0 not in stage.levels:
-            found += objective.hierarchy.levels[0].lift.parameters()
+        if 0 not in stage.levels:  # masked video does without the readout
+            encoder = tubelets(objective.hierarchy.levels[0].lift)
+            for part in (encoder.embed, encoder.blocks, encoder.norm):
+                found += part.parameters()
     for index in stage.levels:
         level = objective.hierarchy.levels[index]
         if level.metric is not None:
@@ -315,7 +313,8 @@ def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Par
         found += [*level.predictor.parameters(), *level.encode_action.parameters()]
         if lifted:
             found += level.lift.parameters()
-        if lifted and level.config.loss.inverse_dynamics:
+        own = level.config.latent == "own"
+        if lifted and own and level.config.loss.inverse_dynamics:
             found += level.inverse.parameters()
     return found
 
@@ -373,4 +372,11 @@ def _proprio_dim(episodes: Episodes, model: ModelConfig) -> int:
     """Size of the column that joins the images."""
     if model.proprio is None:
         return 0
-    return episodes.column(model.proprio).shape[1]
+    column = episodes.column(model.proprio)
+    if column.ndim != 2 or not np.isfinite(column).all():
+        raise EchelonError(
+            f"{episodes.path}: proprio must be a column of finite numbers, some a frame; "
+            f"'{model.proprio}' has the shape {column.shape}"
+            + ("" if column.ndim != 2 else " and some that are not finite")
+        )
+    return column.shape[1]

@@ -148,10 +148,9 @@ class LevelConfig:
     distance: DistanceConfig = field(default_factory=DistanceConfig)
 
     def __post_init__(self) -> None:
-        if self.stride < 1 or self.rollout < 1:
-            raise EchelonError("stride and rollout must be at least 1")
-        if min(self.latent_dim, self.width, self.history, self.heads) < 1:
-            raise EchelonError("latent_dim, width, history and heads must be at least 1")
+        for name in ("stride", "rollout", "latent_dim", "width", "history", "heads"):
+            if (value := getattr(self, name)) < 1:
+                raise EchelonError(f"{name}: {value} must be at least 1")
         if self.span is not None:
             low, high = self.span
             if self.macro != "transformer":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from echelon.config.model import ModelConfig
 from echelon.types import EchelonError
 
 
@@ -125,3 +126,11 @@ class TrainConfig:
             raise EchelonError("log_every and signals_every: must be at least 1")
         if not 0 <= self.ema <= 1 or not 0 <= self.held_out < 1:
             raise EchelonError("ema and held_out: shares, between 0 and 1")
+
+    def window(self, model: ModelConfig, stage: StageConfig) -> int:
+        """Environment steps from the first state of a stage's windows to the last.
+
+        As long as the longest rollout; where video is masked, the frames of a clip fit as well.
+        """
+        clip = self.masked.frames - 1 - model.encoder.frames if stage.masked else 0
+        return max(1, clip, model.window(stage.levels))
