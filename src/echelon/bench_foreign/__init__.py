@@ -38,21 +38,23 @@ from echelon.records import save
 
 FLAT = (
     FLAT_CHEAP,
-    FlatSetting(200, 8, replan=20, minimum=1.0),
-    FlatSetting(100, 16, replan=20, minimum=1.0),
-    FlatSetting(50, 16, replan=10, minimum=0.7),
-    FlatSetting(20, 16, replan=4, minimum=0.7, correlation=0.9),
+    FlatSetting(150, 8, replan=10, minimum=1.0),
+    FlatSetting(200, 16, replan=25, minimum=1.0),
+    FlatSetting(80, 16, replan=10, minimum=1.0),
+    FlatSetting(40, 16, replan=5),
+    FlatSetting(16, 16, replan=2, correlation=0.9),
     FlatSetting(200, 16, replan=10, minimum=1.0),
     FLAT_MORE,
 )
-"""From the hierarchy's compute to eight times that: long plans kept long, short ones made often."""
+"""Multiply-accumulates a step, over the hierarchy's: 0.5, then 1 for five of them, 2.5, and 5."""
 
 
 @dataclass(frozen=True)
 class Foreign:
     """A small LeWM alone, and with upper levels on top of it, both frozen: paired trials, far goals.
 
-    Writes records.json, paired.json and models.json, and a run folder a seed.
+    Writes records.json, paired.json and models.json, and a run folder a seed. Several processes may
+    take some seeds each; the numbers of all are then written by a last call with all of them.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
