@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from echelon import checkpoint
-from echelon.bench_foreign.flat_model import FlatModel, train_flat
+from echelon.bench_foreign.flat_model import WINDOW, FlatModel, train_flat
 from echelon.config import StageConfig
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
@@ -104,7 +104,7 @@ class Foreign:
             return model.eval(), header["errors"]
         progress.say(f"train the flat model ({self.flat_steps} steps)")
         ids, _ = episodes.split(config.train.held_out, config.train.seed)
-        starts = WindowSampler.of(episodes.lengths, episodes.offsets, ids, 9).starts
+        starts = WindowSampler.of(episodes.lengths, episodes.offsets, ids, WINDOW).starts
         seed = config.train.seed
         model, errors = train_flat(episodes.pixels, actions, starts, self.flat_steps, seed)
         errors = [float(f"{error:.3g}") for error in errors]

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 SIZE, WIDTH = 32, 128
+HORIZON = 6
+"""steps that the predictor is trained to roll out"""
+WINDOW = HORIZON + 1
+"""steps of a training window: the first state wants two frames"""
 FrameState = tuple[Tensor, Tensor]
 """[B, SIZE] of the last frame and of the one before, from which velocity can be read"""
 
@@ -42,9 +46,7 @@ class FlatModel(nn.Module):
         super().__init__()
         self.register_buffer("dark", mean_frame)
         self.see = nn.Sequential(
-            nn.Conv2d(3, 16, 4, stride=4),
-            nn.GELU(),
-            nn.Conv2d(16, 32, 2, stride=2),
+            nn.Conv2d(3, 32, 8, stride=8),
             nn.GELU(),
             nn.Flatten(),
             nn.LazyLinear(WIDTH),
@@ -60,7 +62,7 @@ class FlatModel(nn.Module):
 
     def vectors(self, frames: Tensor) -> Tensor:
         """``[B, T, 64, 64, 3] -> [B, T, SIZE]``"""
-        seen = (frames.flatten(0, 1) - self.dark) / 16
+        seen = (frames.flatten(0, 1) - self.dark).mul_(1 / 16)
         return self.see(seen.permute(0, 3, 1, 2)).unflatten(0, frames.shape[:2])
 
     def encode(self, observation: Tensor) -> FrameState:
@@ -93,13 +95,12 @@ def train_flat(
     starts: NDArray[np.int64],
     steps: int,
     seed: int,
-    horizon: int = 8,
-    batch: int = 48,
+    batch: int = 32,
 ) -> tuple[FlatModel, list[float]]:
-    """Train on windows of `horizon` steps; returns the model and its prediction errors on the way.
+    """Train on windows of `WINDOW` steps; returns the model and its prediction errors on the way.
 
     pixels: [N, 64, 64, 3] of all episodes, end to end. actions: [N, A].
-    starts: rows from which `horizon` + 2 frames belong to one episode.
+    starts: rows from which `WINDOW` + 1 frames belong to one episode.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -109,13 +110,13 @@ def train_flat(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     errors: list[float] = []
     for step in range(steps):
-        rows = starts[rng.integers(len(starts), size=batch)][:, None] + np.arange(horizon + 2)
+        rows = starts[rng.integers(len(starts), size=batch)][:, None] + np.arange(WINDOW + 1)
         z = model.vectors(torch.from_numpy(pixels[rows]))
         done = torch.from_numpy(actions[rows[:, 1:-1]])
         state, error = (z[:, 1], z[:, 0]), torch.zeros(())
-        for t in range(horizon):
+        for t in range(HORIZON):
             state = model.predict(state, done[:, t])
-            error = error + (state[0] - z[:, t + 2]).square().mean() / horizon
+            error = error + (state[0] - z[:, t + 2]).square().mean() / HORIZON
         loss = error + gaussianity(z.flatten(0, 1))
         optimizer.zero_grad()
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
