@@ -24,11 +24,11 @@ FLOORS = (
     ("data", "models", "losses", "temporal", "geometry", "planning", "progress", "images"),
     (
         *("objective", "statistics", "checkpoint", "runlog", "signals", "trainer"),
-        *("scales", "proposal"),
+        *("scales", "proposal", "on_top"),
     ),
     ("agent", "envs", "collect", "atlas"),
     ("evaluation", "experiment", "diagnostics", "measure", "maze_task", "report"),
-    ("demo", "bench", "cli"),
+    ("demo", "bench", "bench_foreign", "cli"),
 )
 """Lowest first. A module imports from lower floors and from its own package only."""
 
@@ -45,6 +45,9 @@ STAIRS = {
     ("trainer", "checkpoint"),  # what it resumes from
     ("trainer", "runlog"),  # what it writes down
     ("trainer", "signals"),  # what it looks at on the way
+    ("on_top", "trainer"),  # which trains the levels
+    ("on_top", "checkpoint"),  # what it loads
+    ("on_top", "signals"),  # what a task may add
     ("proposal", "scales"),  # what it goes by
     ("collect", "envs"),  # where the experience is made
     ("atlas", "envs"),  # what places look like
@@ -52,6 +55,8 @@ STAIRS = {
     ("maze_task", "evaluation"),  # the few trials of a model in training
     ("experiment", "report"),  # the page at its end
     ("bench", "demo"),  # which it runs at full size
+    ("bench", "bench_foreign"),  # a command
+    ("bench_foreign", "demo"),  # whose data and task it takes
     ("cli", "demo"),  # a command
     ("cli", "bench"),  # a command
 }

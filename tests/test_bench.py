@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from test_records import record
 
 from echelon import bench, cli
+from echelon.bench_foreign.flat_model import WINDOW, gaussianity, train_flat
 from echelon.config import ModelConfig
 from echelon.records import Record
 from echelon.report import paired_p
@@ -69,3 +72,31 @@ def test_no_setting_is_tuned_twice() -> None:
 def test_readme_without_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "readme", "--out", str(tmp_path)]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_the_foreign_models_regulariser() -> None:
+    gaussian = torch.randn(20_000, 4)
+    assert gaussianity(gaussian).item() == pytest.approx(0, abs=1e-3)
+    # All latents 0: half the sum of (1 - g)^2 g over the frequencies, by hand.
+    t = torch.linspace(0.25, 4, 16)
+    g = torch.exp(-t.square() / 2)
+    expected = 0.5 * ((1 - g).square() * g).sum()
+    assert torch.allclose(gaussianity(torch.zeros(100, 4)), expected)
+
+
+def test_the_foreign_model_learns_to_predict() -> None:
+    # A bright row that an action of 1 moves down by a patch, and around.
+    place = np.cumsum(np.random.default_rng(0).integers(0, 2, 400)) % 8
+    pixels = np.zeros((400, 64, 64, 3), np.uint8)
+    for frame, at in zip(pixels, place, strict=True):
+        frame[8 * at : 8 * at + 8] = 255
+    actions = np.diff(place, append=0).astype(np.float32)[:, None] % 8
+    model, errors = train_flat(pixels, actions, np.arange(400 - WINDOW), 200, 0, batch=4)
+    assert errors[1] < 0.7 * errors[0]
+    clips = torch.from_numpy(np.stack([pixels[:9], pixels[1:10]], 1))
+    with torch.no_grad():
+        state = model.encode(clips[:8])
+        true = model.encode(clips[1:])[0]
+        predicted = model.predict(state, torch.from_numpy(actions[1:9]))
+    assert predicted[1] is state[0]
+    assert (predicted[0] - true).square().mean() < (state[0] - true).square().mean()

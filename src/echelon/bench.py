@@ -23,8 +23,9 @@ from typing import Annotated, Any
 import tyro
 
 from echelon import checkpoint
+from echelon.bench_foreign import Foreign
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
-from echelon.demo import DemoConfig, evaluate, train_model, write_diagnostics
+from echelon.demo import device, evaluate, seeded, trained
 from echelon.evaluation import BINS, Method, make_trials
 from echelon.experiment import (
     Results,
@@ -32,13 +33,14 @@ from echelon.experiment import (
     demo_methods,
     flat_method,
     same_cost_method,
+    tested,
     write_results,
 )
 from echelon.files import read_json, write_json
 from echelon.presets import FlatSetting, planner_for
 from echelon.progress import Progress
 from echelon.records import Record, load, save
-from echelon.report import headline_picture, paired_p, update_markdown
+from echelon.report import headline_picture, update_markdown
 from echelon.types import EchelonError
 
 RESULTS = Path("results/demo")
@@ -251,19 +253,6 @@ class Compare:
         write_results(whole, everything)
 
 
-def tested(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Counts of paired trials summed over seeds, each with McNemar's exact p."""
-    sums: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for pair in pairs:
-        key = pair["split"], pair["method"], pair["setting"]
-        known = sums.setdefault(key, {k: 0 if isinstance(v, int) else v for k, v in pair.items()})
-        known |= {k: known[k] + v for k, v in pair.items() if isinstance(v, int)}
-    return [
-        {**pair, "p": float(f"{paired_p(pair['only_hierarchical'], pair['only_other']):.3g}")}
-        for pair in sums.values()
-    ]
-
-
 @dataclass(frozen=True)
 class Resume:
     """Kill training ten times at random moments, resume it, and compare with one never stopped."""
@@ -335,6 +324,7 @@ class Bench:
         tyro.conf.OmitArgPrefixes[
             Annotated[Tune, tyro.conf.subcommand("tune")]
             | Annotated[Compare, tyro.conf.subcommand("compare")]
+            | Annotated[Foreign, tyro.conf.subcommand("foreign")]
             | Annotated[Resume, tyro.conf.subcommand("resume")]
             | Annotated[Readme, tyro.conf.subcommand("readme")]
         ]
@@ -342,30 +332,3 @@ class Bench:
 
     def __call__(self) -> None:
         self.run()
-
-
-def seeded(seed: int) -> DemoConfig:
-    """The demo's configuration with data and model of another seed, in the same layout."""
-    config = DemoConfig()
-    return replace(
-        config,
-        collect=replace(config.collect, seed=seed),
-        train=replace(config.train, seed=seed),
-    )
-
-
-def trained(config: DemoConfig, runs: Path, progress: Progress) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint of a seed, trained if it is not there yet, and what it was trained on."""
-    folder = runs / f"seed-{config.train.seed}"
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
-        trainer, model = train_model(config, folder, progress)
-        write_diagnostics(trainer, model, config, folder)
-    return path, checkpoint.describe(path)["about"]["data"]
-
-
-def device() -> str:
-    """Where models are evaluated."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

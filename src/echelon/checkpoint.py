@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from echelon import schema
 from echelon.config import ModelConfig, to_dict
 from echelon.files import write_atomically
+from echelon.models.foreign import ForeignModel
 from echelon.models.hierarchy import Hierarchy
 from echelon.types import EchelonError
 
@@ -47,13 +48,52 @@ def save_model(path: Path, model: Hierarchy, about: dict[str, Any]) -> None:
     write_tensors(path, model.state_dict(), "model", header)
 
 
-def load_model(path: Path | str, device: torch.device | str = "cpu") -> Hierarchy:
-    """The model of a checkpoint, in evaluation mode."""
+def load_model(
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    foreign: ForeignModel | None = None,
+) -> Hierarchy:
+    """The model of a checkpoint, in evaluation mode.
+
+    foreign: the model it was trained on top of, if any; its weights are not in the checkpoint.
+    """
     values, tensors = read_tensors(Path(path), "model")
     header = schema.read(_Header, values, f"{path}: header")
-    model = Hierarchy(header.model, header.action_dim, header.proprio_dim)
+    _check_foreign(Path(path), header, foreign)
+    model = Hierarchy(header.model, header.action_dim, header.proprio_dim, foreign)
     fill(model, tensors, Path(path))
     return model.to(device).eval()
+
+
+def _check_foreign(path: Path, header: _Header, foreign: ForeignModel | None) -> None:
+    """The model below must be there where one is needed, and the one that was trained on."""
+    below, size = header.model.encoder.kind == "foreign", header.model.image_size
+    if foreign is None:
+        if below:
+            raise EchelonError(
+                f"{path}: was trained on top of a model that is not in it; load it with "
+                "echelon.load_on_top_of(path, model)"
+            )
+        return
+    if not below:
+        raise EchelonError(f"{path}: stands on no other model; load it with echelon.load(path)")
+    if foreign.frames != header.model.encoder.frames:
+        raise EchelonError(
+            f"{path}: was trained on clips of {header.model.encoder.frames} frames, not "
+            f"{foreign.frames}; give frames={header.model.encoder.frames}"
+        )
+    known = header.model.levels[0].latent_dim
+    found = foreign.size(foreign.clips(size))
+    if found != known:
+        raise EchelonError(
+            f"{path}: was trained on a model of {known} features, but this one has {found}; give the "
+            "model, and the features, that it was trained on"
+        )
+    if header.about.get("foreign") != foreign.identity:
+        raise EchelonError(
+            f"{path}: was trained on a model with other weights; give the one it was trained on, or "
+            "train again on top of this one"
+        )
 
 
 def describe(path: Path | str) -> dict[str, Any]:

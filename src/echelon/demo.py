@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from echelon import checkpoint
 from echelon.collect import CollectConfig, collect
 from echelon.config import ModelConfig, TrainConfig
 from echelon.data.episodes import Episodes
@@ -49,12 +52,42 @@ class DemoConfig:
             raise EchelonError("budget: a trial has at least 1 environment step")
 
 
-def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trainer, Hierarchy]:
-    """Collect what is not there yet, and train on it."""
+def seeded(seed: int) -> DemoConfig:
+    """The demo's configuration with data and model of another seed, in the same layout."""
+    config = DemoConfig()
+    return replace(
+        config,
+        collect=replace(config.collect, seed=seed),
+        train=replace(config.train, seed=seed),
+    )
+
+
+def collected(config: DemoConfig, out: Path, progress: Progress) -> Episodes:
+    """The episodes in a run folder, collected if they are not there yet."""
     data = out / "episodes.h5"
     if not data.exists():
         collect(config.collect, data, progress)
-    episodes = Episodes.open(data)
+    return Episodes.open(data)
+
+
+def trained(config: DemoConfig, runs: Path, progress: Progress) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint of a seed, trained if it is not there yet, and what it was trained on."""
+    folder = runs / f"seed-{config.train.seed}"
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        trainer, model = train_model(config, folder, progress)
+        write_diagnostics(trainer, model, config, folder)
+    return path, checkpoint.describe(path)["about"]["data"]
+
+
+def device() -> str:
+    """Where models are evaluated."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trainer, Hierarchy]:
+    """Collect what is not there yet, and train on it."""
+    episodes = collected(config, out, progress)
     trainer = Trainer(episodes, config.model, config.train, out, MazeTask.of(episodes))
     return trainer, trainer.run(progress)
 

@@ -35,7 +35,7 @@ from echelon.models.hierarchy import Hierarchy
 from echelon.presets import FlatSetting, planner_for
 from echelon.progress import Progress
 from echelon.records import Record, save
-from echelon.report import write_report
+from echelon.report import paired_p, write_report
 from echelon.types import EchelonError
 
 FLAT_CHEAP = FlatSetting(horizon=150, candidates=8, replan=20, minimum=1.0)
@@ -155,6 +155,19 @@ def pairs(trials: Sequence[Trial], outcomes: Mapping[Method, Outcome]) -> list[d
             if method != ours:
                 found.append({"split": split, **name_of(method), **counts})
     return found
+
+
+def tested(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Counts of paired trials summed over seeds, each with McNemar's exact p."""
+    sums: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for pair in pairs:
+        key = pair["split"], pair["method"], pair["setting"]
+        known = sums.setdefault(key, {k: 0 if isinstance(v, int) else v for k, v in pair.items()})
+        known |= {k: known[k] + v for k, v in pair.items() if isinstance(v, int)}
+    return [
+        {**pair, "p": float(f"{paired_p(pair['only_hierarchical'], pair['only_other']):.3g}")}
+        for pair in sums.values()
+    ]
 
 
 def name_of(method: Method) -> dict[str, str]:

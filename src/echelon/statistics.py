@@ -15,6 +15,7 @@ from torch import Tensor
 
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
+from echelon.models.foreign import ForeignEncoder
 from echelon.models.hierarchy import Hierarchy, ImageLift, LatentLift
 
 ENCODE_BATCH = 2048
@@ -27,14 +28,20 @@ Ids = NDArray[np.int64]
 
 @torch.no_grad()
 def fit_inputs(model: Hierarchy, episodes: Episodes, ids: Ids) -> None:
-    """Normalise images, proprioception and actions by the episodes `ids`."""
+    """Normalise images (or features of a foreign model), proprioception and actions by `ids`."""
     level = model.levels[0]
     assert isinstance(level.lift, ImageLift)
     rows = _rows_of(episodes, ids)
-    some = episodes.pixels[rows[:: max(1, len(rows) // 2000)]].astype(np.float32)
-    mean = some.mean(0)
-    level.lift.encoder.mean.copy_(torch.from_numpy(mean))
-    level.lift.encoder.scale.fill_(1 / max(float((some - mean).std()), 1e-3))
+    chosen = rows[:: max(1, len(rows) // 2000)]
+    encoder = level.lift.encoder
+    if isinstance(encoder, ForeignEncoder):
+        encoder.mean.zero_()
+        encoder.scale.fill_(1.0)
+        some = encode(model, episodes, chosen)
+    else:
+        some = torch.from_numpy(episodes.pixels[chosen].astype(np.float32))
+    encoder.mean.copy_(some.mean(0))
+    encoder.scale.fill_(1 / max(float((some - some.mean(0)).std()), 1e-3))
     if model.config.proprio:
         proprio = episodes.column(model.config.proprio)[rows]
         level.lift.proprio_mean.copy_(torch.from_numpy(proprio.mean(0)))

@@ -24,6 +24,7 @@ from echelon.config import ModelConfig, StageConfig, TrainConfig, to_dict
 from echelon.data.episodes import Episodes
 from echelon.data.windows import Batches, WindowSampler, prefetched
 from echelon.files import open_run
+from echelon.models.foreign import ForeignModel
 from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective, tubelets
 from echelon.progress import Progress
@@ -46,7 +47,9 @@ class Trainer:
         train: TrainConfig,
         out: Path,
         task: Task | None = None,
+        foreign: ForeignModel | None = None,
     ) -> None:
+        """foreign: the model that level 0 stands for, where `model` says so; see echelon.on_top_of."""
         if episodes.image_size != model.image_size:
             raise EchelonError(
                 f"{episodes.path}: frames are {episodes.image_size} pixels wide, the model expects "
@@ -58,14 +61,16 @@ class Trainer:
             torch.set_num_threads(train.num_threads)
         self.fabric = _fabric(train)
         self._check_windows(model)
+        self.foreign = foreign
         self._task = task
         self._warned: set[tuple[int, int]] = set()
         torch.manual_seed(train.seed)
-        self.model = Hierarchy(model, episodes.action_dim, _proprio_dim(episodes, model))
+        proprio_dim = _proprio_dim(episodes, model)
+        self.model = Hierarchy(model, episodes.action_dim, proprio_dim, foreign)
         hidden = train.masked if any(stage.masked for stage in train.stages) else None
         self.objective = Objective(self.model, train.ema, hidden)
         self._signals = Signals.of(episodes, self.held_out_ids, self.model, task)
-        config = {"model": to_dict(model), "train": to_dict(train), "data": _identity(episodes)}
+        config = {"model": to_dict(model), "train": to_dict(train), **self.sources}
         with self.fabric.rank_zero_first():  # only one process writes, the others find it written
             open_run(out, config)
         self._runlog = RunLog(out)
@@ -76,13 +81,19 @@ class Trainer:
         return _identity(self.episodes)
 
     @property
+    def sources(self) -> dict[str, Any]:
+        """What the model is made from: its data and, where there is one, the model beneath it."""
+        below = {} if self.foreign is None else {"foreign": self.foreign.identity}
+        return {"data": self.identity, **below}
+
+    @property
     def checkpoint(self) -> Path:
         return self.out / "checkpoint.safetensors"
 
     def run(self, progress: Progress) -> Hierarchy:
         """Train to the end, from wherever the folder stands."""
         if self.checkpoint.exists():
-            return checkpoint.load_model(self.checkpoint, self.fabric.device)
+            return checkpoint.load_model(self.checkpoint, self.fabric.device, self.foreign)
         statistics.fit_inputs(self.model, self.episodes, self.train_ids)
         self.objective.update_targets()
         first, step = self._resume()
@@ -92,7 +103,7 @@ class Trainer:
         statistics.fit_search(self.model.eval(), self.episodes, self.train_ids, self.config.seed)
         if self.fabric.is_global_zero:
             about = {
-                "data": self.identity,
+                **self.sources,
                 "meta": self.episodes.meta,
                 "train": to_dict(self.config),
             }
@@ -285,6 +296,11 @@ class Trainer:
                 raise EchelonError(
                     f"stages: level {max(stage.levels)} is to be trained, but the model has "
                     f"{len(model.levels)} levels (0 to {len(model.levels) - 1})"
+                )
+            if model.encoder.kind == "foreign" and (stage.train_encoder or 0 in stage.levels):
+                raise EchelonError(
+                    "stages: level 0 is a model that stays as it is; train levels 1 and up, with "
+                    "train_encoder False"
                 )
             if stage.batch_size % self.fabric.world_size:
                 raise EchelonError(

@@ -87,10 +87,11 @@ class DistanceConfig:
 class EncoderConfig:
     """Level 0's eyes: frames to latents."""
 
-    kind: Literal["patches", "conv", "vit"] = "patches"
-    """patches and one readout; a map of the image (conv); a transformer over tubelets (vit)"""
+    kind: Literal["patches", "conv", "vit", "foreign"] = "patches"
+    """patches and one readout; a map of the image (conv); a transformer over tubelets (vit);
+    somebody's own model (foreign), which echelon.on_top_of is given"""
     frames: int = 1
-    """consecutive frames that one latent is made of (vit): 1 an image, more a clip"""
+    """consecutive frames that one latent is made of (vit, foreign): 1 an image, more a clip"""
     patch: int = 8
     """height and width of a patch, in pixels (vit)"""
     depth: int = 2
@@ -103,7 +104,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if min(self.frames, self.patch, self.depth, self.heads, self.grid) < 1:
             raise EchelonError("encoder: frames, patch, depth, heads and grid are at least 1")
-        if self.frames > 1 and self.kind != "vit":
+        if self.frames > 1 and self.kind not in ("vit", "foreign"):
             raise EchelonError(
                 f"encoder.frames: '{self.kind}' sees one frame at a time; set encoder.kind to vit"
             )

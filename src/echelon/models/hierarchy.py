@@ -9,7 +9,7 @@ of losses or of search.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from echelon.config import LevelConfig, ModelConfig
 from echelon.models.distances import head_for
 from echelon.models.encoders import PatchEncoder
+from echelon.models.foreign import ForeignEncoder, ForeignModel
 from echelon.models.macro_actions import (
     ConcatenatedActions,
     PrimitiveAction,
@@ -27,12 +28,13 @@ from echelon.models.predictors import ResidualMLP, mlp
 from echelon.models.spatial import ConvEncoder, ConvPredictor
 from echelon.models.transformer import CausalTransformer
 from echelon.models.vit import TubeletEncoder
-from echelon.types import ActionPrior, tree_map
+from echelon.types import ActionPrior, EchelonError, tree_map
 
-LatentState: TypeAlias = dict[str, Tensor]
+LatentState: TypeAlias = dict[str, Any]
 """``z [..., D]``, where things are, and ``dz [..., D]``, its scaled change since the frame before:
 how they move. Goals are judged by ``z`` alone, so that one image is enough to say one. At level 0
-there may be ``p [..., P]``, proprioception, and where a predictor remembers, what it does: ``past``."""
+there may be ``p [..., P]``, proprioception, and where a predictor remembers, what it does: ``past``;
+on somebody's own model, its state, any tree: ``foreign``. All but that are tensors."""
 
 Observation: TypeAlias = Tensor | Mapping[str, Tensor]
 """Frames [..., T, H, W, 3] uint8; or a mapping of `pixels` (or of `latents` [..., T, D], where they
@@ -45,9 +47,11 @@ class ImageLift(nn.Module):
     proprio_mean: Tensor
     proprio_std: Tensor
 
-    def __init__(self, model: ModelConfig, proprio_dim: int) -> None:
+    def __init__(
+        self, model: ModelConfig, proprio_dim: int, foreign: ForeignModel | None = None
+    ) -> None:
         super().__init__()
-        self.encoder = encoder_of(model)
+        self.encoder = encoder_of(model, foreign)
         self.scale = model.levels[0].difference_scale
         self.proprio_dim = proprio_dim
         if proprio_dim:
@@ -64,12 +68,30 @@ class ImageLift(nn.Module):
         seen = observation if isinstance(observation, Mapping) else {"pixels": observation}
         latents = seen["latents"] if "latents" in seen else self.encoder(seen["pixels"])
         now, before = latents[..., 1:, :], latents[..., :-1, :]
-        state = {"z": now, "dz": self.scale * (now - before)}
+        state: LatentState = {"z": now, "dz": self.scale * (now - before)}
         if self.proprio_dim:
             state["p"] = now.new_zeros(*now.shape[:-1], self.proprio_dim)
             if "proprio" in seen:
                 last = seen["proprio"][..., -now.shape[-2] :, :]
                 state["p"] = (last - self.proprio_mean) / self.proprio_std
+        return state
+
+
+class ForeignLift(ImageLift):
+    """Level 0 on somebody's own model: its state stays beside what is read from it."""
+
+    encoder: ForeignEncoder
+
+    def forward(self, observation: Observation) -> LatentState:
+        """As level 0 elsewhere. Latents that are known already come without the model's state."""
+        pixels = observation if isinstance(observation, Tensor) else observation.get("pixels")
+        if pixels is None:
+            return super().forward(observation)
+        states, leading = self.encoder.states(pixels), pixels.ndim - 3
+        state = super().forward({"latents": self.encoder.features(states, leading)})
+        state["foreign"] = tree_map(
+            lambda x: x.narrow(leading - 1, 1, x.shape[leading - 1] - 1), states
+        )
         return state
 
 
@@ -120,7 +142,12 @@ class Level(nn.Module):
     bank_below: Tensor
 
     def __init__(
-        self, index: int, model: ModelConfig, action_below: int, proprio_dim: int = 0
+        self,
+        index: int,
+        model: ModelConfig,
+        action_below: int,
+        proprio_dim: int = 0,
+        foreign: ForeignModel | None = None,
     ) -> None:
         super().__init__()
         self.config = config = model.levels[index]
@@ -128,7 +155,8 @@ class Level(nn.Module):
         self.parts: tuple[str, ...] = ("z", "dz")
         self.sizes = [config.latent_dim, config.latent_dim]
         if index == 0:
-            self.lift: nn.Module = ImageLift(model, proprio_dim)
+            kind = ImageLift if foreign is None else ForeignLift
+            self.lift: nn.Module = kind(model, proprio_dim, foreign)
             if proprio_dim:
                 self.parts, self.sizes = ("z", "dz", "p"), [*self.sizes, proprio_dim]
         elif config.latent == "own":
@@ -138,7 +166,7 @@ class Level(nn.Module):
         self.cells = model.encoder.grid**2 if model.is_map(index) else 1
         self.encode_action, self.action_dim = macro_encoder_of(config, action_below)
         self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model.encoder.grid)
-        self.inverse = mlp(4 * config.latent_dim, 64, 1, self.action_dim)
+        self.inverse: nn.Module = mlp(4 * config.latent_dim, 64, 1, self.action_dim)
         self.metric = head_for(config.distance, config.latent_dim)
         for name, value in (("action_mean", 0.0), ("action_std", 1.0), ("prior_mean", 0.0)):
             self.register_buffer(name, torch.full((self.action_dim,), value))
@@ -193,15 +221,39 @@ class Level(nn.Module):
         return ActionPrior(self.prior_mean, self.prior_std, self.prior_low, self.prior_high)
 
 
+class ForeignLevel(Level):
+    """Level 0 on somebody's own model, which does its steps and is given actions as they are."""
+
+    def __init__(self, model: ModelConfig, action_dim: int, foreign: ForeignModel) -> None:
+        super().__init__(0, model, action_dim, foreign=foreign)
+        self.predictor = self.inverse = nn.Identity()  # nothing here is trained
+
+    def predict(self, state: LatentState, action: Tensor) -> LatentState:
+        """``state [B, D], action [B, A] -> state [B, D]`` one step later, by the model's own."""
+        assert isinstance(self.lift, ForeignLift)
+        after = self.lift.encoder.foreign.model.predict(state["foreign"], action)
+        z = self.lift.encoder.features(after)
+        return {"z": z, "dz": self.lift.scale * (z - state["z"]), "foreign": after}
+
+
 class Hierarchy(nn.Module):
     """Levels, the primitive one first. By itself it is the flat world model of its level 0."""
 
-    def __init__(self, config: ModelConfig, action_dim: int, proprio_dim: int = 0) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        action_dim: int,
+        proprio_dim: int = 0,
+        foreign: ForeignModel | None = None,
+    ) -> None:
+        """foreign: the model that level 0 stands for, where `config` says so."""
         super().__init__()
         self.config = config
         self.action_dim, self.proprio_dim = action_dim, proprio_dim
         levels: list[Level] = []
-        for index in range(len(config.levels)):
+        if foreign is not None:
+            levels.append(ForeignLevel(config, action_dim, foreign))
+        for index in range(len(levels), len(config.levels)):
             action_below = levels[-1].action_dim if levels else action_dim
             levels.append(Level(index, config, action_below, 0 if index else proprio_dim))
         self._levels = nn.ModuleList(levels)
@@ -217,7 +269,7 @@ class Hierarchy(nn.Module):
 
     def encode(self, observation: Observation) -> LatentState:
         """``context`` frames ``[B, context, H, W, 3] uint8 -> state [B, D]``"""
-        return tree_map(lambda x: x.squeeze(-2), self.levels[0].lift(observation))
+        return tree_map(lambda x: x[:, 0], self.levels[0].lift(observation))
 
     def predict(self, state: LatentState, action: Tensor) -> LatentState:
         """One step of level 0."""
@@ -231,12 +283,19 @@ class Hierarchy(nn.Module):
         return states
 
 
-Encoder: TypeAlias = PatchEncoder | ConvEncoder | TubeletEncoder
+Encoder: TypeAlias = PatchEncoder | ConvEncoder | TubeletEncoder | ForeignEncoder
 
 
-def encoder_of(model: ModelConfig) -> Encoder:
+def encoder_of(model: ModelConfig, foreign: ForeignModel | None = None) -> Encoder:
     """The encoder that a configuration asks for."""
     size, config, level = model.image_size, model.encoder, model.levels[0]
+    if config.kind == "foreign":
+        if foreign is None:
+            raise EchelonError(
+                "encoder.kind: level 0 is somebody's own model, which is not at hand here; use "
+                "echelon.on_top_of(model, episodes) or echelon.load_on_top_of(path, model)"
+            )
+        return ForeignEncoder(foreign, level.latent_dim)
     if config.kind == "conv":
         return ConvEncoder(level.latent_dim, size, level.lift_width, config.grid)
     if config.kind == "vit":
