@@ -18,7 +18,8 @@ settings.load_profile("echelon")
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Each test begins from the same seeds, whichever ran before it."""
+    """Each test begins from the same seeds and threads, whichever ran before it."""
+    torch.set_num_threads(1)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002, for libraries that still draw from it
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from echelon import checkpoint
 from echelon.bench_foreign import Foreign
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
 from echelon.demo import device, evaluate, seeded, trained
-from echelon.evaluation import BINS, Method, make_trials
+from echelon.evaluation import BINS, Method, commit, make_trials
 from echelon.experiment import (
     Results,
     compare,
@@ -295,7 +295,13 @@ class Resume:
             tensors = (folder / "checkpoint.safetensors").read_bytes()
             weights[name] = hashlib.sha256(tensors).hexdigest()
         equal = weights["undisturbed"] == weights["killed"]
-        result = {"kills": killed, "weights_sha256": weights, "equal": equal}
+        result = {
+            "kills": killed,
+            "weights_sha256": weights,
+            "equal": equal,
+            "command": "echelon " + " ".join(sys.argv[1:]),
+            "commit": commit(),
+        }
         write_json(self.out / "resume.json", result)
         print(result)
         if not equal:

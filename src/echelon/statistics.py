@@ -37,10 +37,10 @@ def fit_inputs(model: Hierarchy, episodes: Episodes, ids: Ids) -> None:
     if isinstance(encoder, ForeignEncoder):
         encoder.mean.zero_()
         encoder.scale.fill_(1.0)
-        some = encode(model, episodes, chosen)
+        some = encode(model, episodes, chosen).cpu().numpy()
     else:
-        some = torch.from_numpy(episodes.pixels[chosen].astype(np.float32))
-    encoder.mean.copy_(some.mean(0))
+        some = episodes.pixels[chosen].astype(np.float32)
+    encoder.mean.copy_(torch.from_numpy(some.mean(0)))
     encoder.scale.fill_(1 / max(float((some - some.mean(0)).std()), 1e-3))
     if model.config.proprio:
         proprio = episodes.column(model.config.proprio)[rows]

@@ -241,13 +241,13 @@ class Trainer:
         return step % every == 0 or step in (stage.steps, _early(stage))
 
     def _look(self, stage: StageConfig, progress: Progress) -> dict[str, float]:
-        """Signals of the levels in training, said in a line each; a few trials, if all levels are."""
+        """Signals of the levels in training, said in a line each; a few trials, if the highest is."""
         if not stage.levels:
             return {}
         found = self._signals(self.model, stage.levels)
         for level in stage.levels:
             progress.say(in_words(level, found))
-        whole = len(stage.levels) == len(self.model.levels)
+        whole = max(stage.levels) == len(self.model.levels) - 1
         if self._task is not None and whole and self.fabric.is_global_zero:
             statistics.fit_search(self.model, self.episodes, self.train_ids, self.config.seed)
             planned = self._task.plan(self.model)
