@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -61,6 +61,7 @@ class Case:
     masked: MaskedConfig = MASKED
     ema: float = 0.99
     proprio: str | None = None
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     @property
     def model(self) -> ModelConfig:
@@ -71,7 +72,8 @@ class Case:
         base = train_config(len(self.levels), steps=2)
         stages = self.stages or base.stages
         rarely = {"checkpoint_seconds": 1e6, "log_every": 100}
-        return replace(base, stages=stages, ema=self.ema, masked=self.masked, **rarely)
+        own = {"ema": self.ema, "masked": self.masked, "precision": self.precision}
+        return replace(base, stages=stages, **own, **rarely)
 
 
 def shaped(*terms: str, **weights: Any) -> Case:
@@ -119,6 +121,12 @@ CASES: dict[str, Case] = {
     "proprioception": Case((FINE, ABOVE), proprio="state"),
     "proprioception and clips": Case((SEEING, SHARED), encoder=CLIPS, proprio="state"),
     "stop-gradient": Case((FINE, ABOVE), ema=0.0),
+    "half precision": Case(
+        (SEEING, replace(ABOVE, predictor="transformer", macro="transformer")),
+        encoder=CLIPS,
+        stages=(replace(JOINT, masked=True), UPPER),
+        precision="bf16-mixed",
+    ),
     "l1": Case(tuple(replace(x, loss=LossConfig(norm="l1")) for x in (FINE, ABOVE))),
     "teacher-forced": shaped("teacher_forced", prediction=0.0, teacher_forced=1.0, variance=1.0),
     "teacher-forced and rolled out": shaped("prediction", "teacher_forced", teacher_forced=1.0),
@@ -190,7 +198,8 @@ def assert_all_is_reached(trainer: Trainer, index: int) -> None:
     for parameter in trained:
         parameter.requires_grad_(True)
     trainer._train_mode(stage)
-    terms = module(*trainer._batches(stage, index)[0](0), stage)
+    asked = stage.levels, stage.gradient_below, stage.masked
+    terms = module(*trainer._batches(stage, index)[0](0), *asked)
     torch.stack(list(terms.values())).sum().backward()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     assert [names[id(p)] for p in trained if p.grad is None] == []

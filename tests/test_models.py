@@ -10,7 +10,7 @@ from tiny import IMAGE_SIZE, model_config
 from torch import Tensor, nn
 
 from echelon import losses
-from echelon.config import LossConfig, StageConfig
+from echelon.config import LossConfig
 from echelon.models.encoders import PatchEncoder
 from echelon.models.hierarchy import Hierarchy, ImageLift, LatentLift
 from echelon.models.macro_actions import SegmentMLP
@@ -32,10 +32,6 @@ def objective(levels: int = 2, **weights: float) -> Objective:
         changed = (replace(level, loss=LossConfig(**weights)) for level in config.levels)
         config = replace(config, levels=tuple(changed))
     return Objective(Hierarchy(config, 1), ema=0.9)
-
-
-def stage(*levels: int, train_encoder: bool = True) -> StageConfig:
-    return StageConfig(levels, steps=1, batch_size=1, train_encoder=train_encoder)
 
 
 def lift_of(model: Hierarchy, index: int) -> LatentLift:
@@ -211,7 +207,7 @@ def test_targets_follow_by_the_formula() -> None:
 
 def test_targets_take_no_gradient() -> None:
     module = objective(2)
-    terms = module({"pixels": frames(4, 11)}, torch.randn(4, 9, 1), stage(0, 1))
+    terms = module({"pixels": frames(4, 11)}, torch.randn(4, 9, 1), (0, 1))
     torch.stack(list(terms.values())).sum().backward()
     assert not any(parameter.requires_grad for parameter in module.targets.parameters())
     assert all(parameter.grad is None for parameter in module.targets.parameters())
@@ -220,7 +216,7 @@ def test_targets_take_no_gradient() -> None:
 @pytest.mark.parametrize("index", [1, 2])
 def test_a_level_sends_no_gradient_below(index: int) -> None:
     module = objective(3)
-    terms = module({"pixels": frames(4, 19)}, torch.randn(4, 17, 1), stage(index))
+    terms = module({"pixels": frames(4, 19)}, torch.randn(4, 17, 1), (index,))
     assert terms
     assert all(name.startswith(f"level{index}/") for name in terms)
     torch.stack(list(terms.values())).sum().backward()
@@ -274,7 +270,7 @@ def test_latents_do_instead_of_frames() -> None:
         assert torch.equal(one.actions, other.actions)
     assert not torch.equal(by_frames[0][1]["z"], by_frames[0][0].states["z"])
     assert torch.equal(by_latents[0][1]["z"], by_latents[0][0].states["z"])
-    terms = module({"latents": latents}, actions, stage(0, train_encoder=False))
+    terms = module({"latents": latents}, actions, (0,))
     assert list(terms) == ["level0/prediction"]
 
 

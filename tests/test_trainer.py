@@ -519,7 +519,7 @@ def test_what_has_a_gradient_is_what_is_trained(stage: StageConfig) -> None:
     lift: Any = module.hierarchy.levels[0].lift
     seen = {"latents": lift.encoder(frames).detach()}
     inputs = {"pixels": frames} if stage.train_encoder else seen
-    terms = module(inputs, torch.randn(8, 17, 1), stage)
+    terms = module(inputs, torch.randn(8, 17, 1), stage.levels)
     torch.stack(list(terms.values())).sum().backward()
     listed = _trained_parameters(module, stage)
     names = {id(parameter): name for name, parameter in module.named_parameters()}

@@ -38,7 +38,8 @@ class DemoConfig:
 
     collect: CollectConfig = field(default_factory=CollectConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(num_threads=1))
+    """on one thread: tensors this small take longer on two"""
     trials: int = 30
     """in each distance bin"""
     layout_trials: int = 12

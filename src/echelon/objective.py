@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from echelon import losses
-from echelon.config import LossConfig, MaskedConfig, StageConfig
+from echelon.config import LossConfig, MaskedConfig
 from echelon.data.windows import coarsen, spans
 from echelon.distributed import gather
 from echelon.models.hierarchy import Hierarchy, ImageLift, Level
@@ -44,23 +44,30 @@ class Objective(nn.Module):
             self.masked = MaskedVideo(masked, tubelets(hierarchy.levels[0].lift))
 
     def forward(
-        self, inputs: Mapping[str, Tensor], actions: Tensor, stage: StageConfig
+        self,
+        inputs: Mapping[str, Tensor],
+        actions: Tensor,
+        levels: tuple[int, ...],
+        gradient_below: bool = False,
+        masked: bool = False,
     ) -> dict[str, Tensor]:
-        """All terms of the levels that a stage trains, named ``level0/prediction`` and so on, weighted.
+        """All terms of some levels, named ``level0/prediction`` and so on, weighted.
 
         inputs: `pixels` [B, T + context, H, W, 3] uint8 frames, which train the encoder, or `latents`
             [B, T + 2, D] of the encoder, which leave it as it is; and `proprio`, as long, if the
             model takes it.
         actions: [B, T, A], leaving each frame that has a state but the last.
+        gradient_below, masked: see :class:`echelon.config.StageConfig`, which does not come whole: what
+            wraps modules for other precisions refuses a frozen dataclass.
         """
         terms: dict[str, Tensor] = {}
-        if stage.masked:
+        if masked:
             terms |= self._masked_terms(inputs["pixels"])
-        if not stage.levels:
+        if not levels:
             return terms
-        windows = self.windows(inputs, actions, max(stage.levels), stage.gradient_below)
+        windows = self.windows(inputs, actions, max(levels), gradient_below)
         for index, (window, target) in enumerate(windows):
-            if index in stage.levels:
+            if index in levels:
                 level = self.hierarchy.levels[index]
                 found = level_terms(level, window, target, level.config.loss)
                 terms |= {f"level{index}/{name}": value for name, value in found.items()}

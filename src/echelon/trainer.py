@@ -132,7 +132,9 @@ class Trainer:
                 torch.manual_seed(hash((self.config.seed, index, step)) % 2**63)
                 for group in optimizer.param_groups:
                     group["lr"] = stage.learning_rate * _schedule(step / stage.steps)
-                terms: dict[str, Tensor] = module(inputs, actions, stage)
+                terms: dict[str, Tensor] = module(
+                    inputs, actions, stage.levels, stage.gradient_below, stage.masked
+                )
                 loss = torch.stack(list(terms.values())).sum()
                 self._check_finite("loss", loss, index, step)
                 optimizer.zero_grad()
@@ -206,7 +208,7 @@ class Trainer:
         """A line of figures on training and held-out windows; a warning where latents collapse."""
         self.objective.eval()
         inputs, actions = held_out(step)
-        seen = self.objective(inputs, actions, stage)
+        seen = self.objective(inputs, actions, stage.levels, masked=stage.masked)
         figures = {name: value.item() for name, value in terms.items()}
         figures |= {f"held_out/{name}": value.item() for name, value in seen.items()}
         windows = self.objective.windows(inputs, actions, max(stage.levels, default=0))
