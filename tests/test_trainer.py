@@ -368,7 +368,7 @@ def test_a_collapse_is_noticed_early(episodes: Episodes, tmp_path: Path) -> None
     first = next(line for line in log(tmp_path) if line["level0/deviation"] < 0.02)
     assert first["step"] <= 0.05 * 200
     assert progress.warnings[0].startswith("level 0 has collapsed (deviation 0.0")
-    assert "raise loss.variance" in progress.warnings[0]
+    assert "too little keeps its states apart; raise loss.variance" in progress.warnings[0]
 
 
 def test_the_loss_falls_and_nothing_collapses(episodes: Episodes, tmp_path: Path) -> None:

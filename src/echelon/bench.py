@@ -23,8 +23,9 @@ from typing import Annotated, Any
 import tyro
 
 from echelon import checkpoint
+from echelon.ablation import Ablation
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
-from echelon.demo import DemoConfig, evaluate, train_model, write_diagnostics
+from echelon.demo import DemoConfig, evaluate, seeded, train_model, write_diagnostics
 from echelon.evaluation import BINS, Method, make_trials
 from echelon.experiment import (
     Results,
@@ -39,6 +40,7 @@ from echelon.presets import FlatSetting, planner_for
 from echelon.progress import Progress
 from echelon.records import Record, load, save
 from echelon.report import headline_picture, paired_p, update_markdown
+from echelon.throughput import Throughput
 from echelon.types import EchelonError
 
 RESULTS = Path("results/demo")
@@ -168,7 +170,7 @@ class Tune:
 
     def __call__(self) -> None:
         progress = Progress()
-        config = seeded(self.seed)
+        config = seeded(DemoConfig(), self.seed)
         path, data = trained(config, self.runs, progress)
         model = checkpoint.load_model(path, device())
         trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", tuple(BINS))
@@ -218,7 +220,9 @@ class Compare:
         controls += [same_cost_method(s) for s in same_cost_grid() if s.name in same]
         everything = Results()
         for seed in self.seeds:
-            config = replace(seeded(seed), trials=self.trials, layout_trials=self.layout_trials)
+            config = replace(
+                seeded(DemoConfig(), seed), trials=self.trials, layout_trials=self.layout_trials
+            )
             path, data = trained(config, self.runs, progress)
             model = checkpoint.load_model(path, device())
             methods = list(dict.fromkeys(demo_methods(config.model) + controls))
@@ -336,22 +340,14 @@ class Bench:
             Annotated[Tune, tyro.conf.subcommand("tune")]
             | Annotated[Compare, tyro.conf.subcommand("compare")]
             | Annotated[Resume, tyro.conf.subcommand("resume")]
+            | Annotated[Ablation, tyro.conf.subcommand("ablation")]
+            | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Readme, tyro.conf.subcommand("readme")]
         ]
     ]
 
     def __call__(self) -> None:
         self.run()
-
-
-def seeded(seed: int) -> DemoConfig:
-    """The demo's configuration with data and model of another seed, in the same layout."""
-    config = DemoConfig()
-    return replace(
-        config,
-        collect=replace(config.collect, seed=seed),
-        train=replace(config.train, seed=seed),
-    )
 
 
 def trained(config: DemoConfig, runs: Path, progress: Progress) -> tuple[Path, dict[str, Any]]:

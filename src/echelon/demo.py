@@ -49,6 +49,15 @@ class DemoConfig:
             raise EchelonError("budget: a trial has at least 1 environment step")
 
 
+def seeded(config: DemoConfig, seed: int) -> DemoConfig:
+    """The same configuration with data and model of another seed, in the same layout."""
+    return replace(
+        config,
+        collect=replace(config.collect, seed=seed),
+        train=replace(config.train, seed=seed),
+    )
+
+
 def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trainer, Hierarchy]:
     """Collect what is not there yet, and train on it."""
     data = out / "episodes.h5"

@@ -84,7 +84,9 @@ class Trainer:
         if self.checkpoint.exists():
             return checkpoint.load_model(self.checkpoint, self.fabric.device)
         statistics.fit_inputs(self.model, self.episodes, self.train_ids)
-        self.objective.update_targets()
+        if self.config.start_from:
+            checkpoint.fill_lower(self.model, Path(self.config.start_from))
+        self.objective.reset_targets()
         first, step = self._resume()
         self.objective.to(self.fabric.device)
         for index in range(first, len(self.config.stages)):
@@ -225,8 +227,8 @@ class Trainer:
                 progress.warn(
                     f"level {level} has collapsed (deviation "
                     f"{figures[f'level{level}/deviation']:.3f}, effective rank "
-                    f"{figures[f'level{level}/rank']:.1f}): raise loss.variance or "
-                    "loss.inverse-dynamics, or lower loss.smoothness"
+                    f"{figures[f'level{level}/rank']:.1f}): too little keeps its states apart; raise "
+                    "loss.variance, loss.sigreg or loss.inverse-dynamics, or lower loss.smoothness"
                 )
 
     def _due(self, step: int, every: int, stage: StageConfig) -> bool:
