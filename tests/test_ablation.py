@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from echelon import ablation, checkpoint, cli, experiment
 from echelon.ablation import VARIANTS, Ablation, configured, run, split
 from echelon.config import ModelConfig, TrainConfig, to_dict
 from echelon.demo import DemoConfig
+from echelon.files import alone
 from echelon.progress import Progress
 from echelon.records import load
 from echelon.report import ablation_table, read_section
@@ -142,6 +144,22 @@ def test_running_again_trains_and_tries_nothing(
     assert not nowhere.exists()
 
 
+def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with alone(tmp_path / "run"):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with alone(tmp_path / "run"):
+        waiting.start()
+        waiting.join(0.2)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
 def test_unknown_names_and_pages_are_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,7 +191,7 @@ def test_a_table_says_what_differs_by_more_than_chance() -> None:
     assert [row[5] for row in shown] == ["0.55 / 0.90", "–", "–"]
     assert shown[0][6] == "–"
     assert shown[2][2] == "a third (against `worse`)"
-    assert "200 trials a cell over 2 model seeds" in lines[-1]
+    assert "200 trials a cell over seeds of the model: 2;" in lines[-1]
 
 
 def test_the_page_is_what_the_records_say() -> None:
