@@ -46,8 +46,8 @@ def ablation_table(
         f"Success [95% exact interval] of {_range(episodes)} trials a cell over seeds of the model: "
         f"{_range(seeds)}; ▲ better and ▼ worse than `default`, or what is named, by Fisher's exact "
         f"test at p < 0.05. TFLOPs an episode are those of goals {splits[0]} cells away. Agreement: "
-        "how often a step of true progress towards a far goal lowers each level's distance, level 0 first; "
-        "0.5 is chance.",
+        "how often a step of true progress towards a far goal lowers each level's distance, level 0 "
+        "first; 0.5 is chance.",
     ]
     return "\n".join(lines)
 
