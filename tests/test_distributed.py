@@ -70,7 +70,9 @@ def gradients(case: str, rank: int, world: int) -> Iterator[tuple[str, Tensor]]:
         torch.manual_seed(step)
         whole.zero_grad()
         rows = torch.from_numpy(sampler.rows(6, 3, step, rank, world))
-        terms: dict[str, Tensor] = whole({"pixels": frames[rows]}, forces[rows[:, 1:-1]], STAGE.levels)
+        terms: dict[str, Tensor] = whole(
+            {"pixels": frames[rows]}, forces[rows[:, 1:-1]], STAGE.levels
+        )
         torch.stack(list(terms.values())).sum().backward()
     yield from ((f"term {name}", value.detach()) for name, value in terms.items())
     for name, parameter in hierarchy.named_parameters():

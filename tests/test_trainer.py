@@ -468,7 +468,7 @@ def test_a_collapse_is_noticed_early(episodes: Episodes, tmp_path: Path) -> None
     first = next(line for line in log(tmp_path) if line["level0/deviation"] < 0.02)
     assert first["step"] <= 0.05 * 200
     assert progress.warnings[0].startswith("level 0 has collapsed (deviation 0.0")
-    assert "raise loss.variance" in progress.warnings[0]
+    assert "too little keeps its states apart; raise loss.variance" in progress.warnings[0]
 
 
 def test_the_loss_falls_and_nothing_collapses(episodes: Episodes, tmp_path: Path) -> None:
@@ -492,6 +492,58 @@ def test_other_numbers_of_levels(episodes: Episodes, tmp_path: Path, levels: int
     assert f"level{levels - 1}/prediction" in log(tmp_path)[-1]
     loaded = checkpoint.load_model(tmp_path / "checkpoint.safetensors")
     assert loaded.config == model_config(levels)
+
+
+def test_levels_begin_with_those_of_a_checkpoint(episodes: Episodes, tmp_path: Path) -> None:
+    """Level 0 trained by itself, then level 1 on top of it, is both stages in one run."""
+    train = train_config()
+    first, last = train.stages[0], replace(train.stages[1], levels=(1,))
+    whole = replace(train, stages=(first, last))
+    Trainer(episodes, model_config(), whole, tmp_path / "whole").run(Watched())
+    stem = Trainer(episodes, model_config(1), replace(train, stages=(first,)), tmp_path / "stem")
+    stem.run(Watched())
+    rest = replace(train, stages=(last,), start_from=str(stem.checkpoint))
+    begun = Trainer(episodes, model_config(), rest, tmp_path / "rest")
+    model = begun.run(Watched())
+    both = checkpoint.load_model(tmp_path / "whole" / "checkpoint.safetensors")
+    same = {"lift", "predictor", "inverse", "action_mean", "action_std"}
+    for name, value in both.levels[0].state_dict().items():
+        if name.split(".")[0] in same:
+            assert torch.equal(value, model.levels[0].state_dict()[name]), name
+    for name, value in begun.objective.targets[0].state_dict().items():
+        assert torch.equal(value, stem.model.levels[0].lift.state_dict()[name]), name
+
+
+def test_a_distance_learned_on_a_checkpoint(episodes: Episodes, tmp_path: Path) -> None:
+    train = train_config(1)
+    stem = Trainer(episodes, model_config(1), train, tmp_path / "stem")
+    lift = stem.run(Watched()).levels[0].lift.state_dict()
+    model = model_config(1)
+    distance = DistanceConfig("quasimetric", width=8, gaps=(1, 2))
+    model = replace(model, levels=(replace(model.levels[0], distance=distance),))
+    rest = replace(train, stages=train.stages[1:], start_from=str(stem.checkpoint))
+    trained = Trainer(episodes, model, rest, tmp_path / "rest").run(Watched())
+    assert trained.levels[0].metric is not None
+    assert all(torch.equal(v, lift[k]) for k, v in trained.levels[0].lift.state_dict().items())
+
+
+def test_a_checkpoint_that_does_not_fit(episodes: Episodes, tmp_path: Path) -> None:
+    stem = Trainer(episodes, model_config(1), train_config(1), tmp_path / "stem")
+    stem.run(Watched())
+    wide = replace(model_config(1).levels[0], width=32)
+    linked = replace(model_config(1), levels=(wide, *model_config().levels[1:]))
+    two = Trainer(episodes, model_config(), train_config(), tmp_path / "two")
+    two.run(Watched())
+    for number, (model, begin, problem) in enumerate(
+        (
+            (linked, stem.checkpoint, "has other shapes of _levels.0.predictor"),
+            (model_config(1), two.checkpoint, "has unknown _levels.1"),
+            (model_config(1), tmp_path / "none", "no such checkpoint"),
+        )
+    ):
+        train = replace(train_config(len(model.levels)), start_from=str(begin))
+        with pytest.raises(EchelonError, match=problem):
+            Trainer(episodes, model, train, tmp_path / f"run{number}").run(Watched())
 
 
 STAGES = [

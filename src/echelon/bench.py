@@ -23,9 +23,10 @@ from typing import Annotated, Any
 import tyro
 
 from echelon import checkpoint
+from echelon.ablation import Ablation
 from echelon.bench_foreign import Foreign
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
-from echelon.demo import device, evaluate, seeded, trained
+from echelon.demo import DemoConfig, device, evaluate, seeded, trained
 from echelon.evaluation import BINS, Method, commit, make_trials
 from echelon.experiment import (
     Results,
@@ -41,6 +42,7 @@ from echelon.presets import FlatSetting, planner_for
 from echelon.progress import Progress
 from echelon.records import Record, load, save
 from echelon.report import headline_picture, update_markdown
+from echelon.throughput import Throughput
 from echelon.types import EchelonError
 
 RESULTS = Path("results/demo")
@@ -170,7 +172,7 @@ class Tune:
 
     def __call__(self) -> None:
         progress = Progress()
-        config = seeded(self.seed)
+        config = seeded(DemoConfig(), self.seed)
         path, data = trained(config, self.runs, progress)
         model = checkpoint.load_model(path, device())
         trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", tuple(BINS))
@@ -220,7 +222,9 @@ class Compare:
         controls += [same_cost_method(s) for s in same_cost_grid() if s.name in same]
         everything = Results()
         for seed in self.seeds:
-            config = replace(seeded(seed), trials=self.trials, layout_trials=self.layout_trials)
+            config = replace(
+                seeded(DemoConfig(), seed), trials=self.trials, layout_trials=self.layout_trials
+            )
             path, data = trained(config, self.runs, progress)
             model = checkpoint.load_model(path, device())
             methods = list(dict.fromkeys(demo_methods(config.model) + controls))
@@ -332,6 +336,8 @@ class Bench:
             | Annotated[Compare, tyro.conf.subcommand("compare")]
             | Annotated[Foreign, tyro.conf.subcommand("foreign")]
             | Annotated[Resume, tyro.conf.subcommand("resume")]
+            | Annotated[Ablation, tyro.conf.subcommand("ablation")]
+            | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Readme, tyro.conf.subcommand("readme")]
         ]
     ]

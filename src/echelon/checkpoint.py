@@ -120,6 +120,18 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     module.load_state_dict(tensors)
 
 
+def fill_lower(model: Hierarchy, path: Path) -> None:
+    """Give the lower levels of a model those of a checkpoint; levels above them stay as they are, and
+    so do heads of distances that the checkpoint does not have. All else must be there, and fit.
+    """
+    header, tensors = read_tensors(path, "model")
+    count = len(header["model"]["levels"])
+    heads = tuple(f"_levels.{i}.metric." for i in range(count))
+    above = tuple(f"_levels.{i}." for i in range(count, len(model.levels)))
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(above + heads)}
+    fill(model, own | tensors, path)
+
+
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], kind: str, header: dict[str, Any]
 ) -> None:

@@ -53,9 +53,8 @@ class DemoConfig:
             raise EchelonError("budget: a trial has at least 1 environment step")
 
 
-def seeded(seed: int) -> DemoConfig:
-    """The demo's configuration with data and model of another seed, in the same layout."""
-    config = DemoConfig()
+def seeded(config: DemoConfig, seed: int) -> DemoConfig:
+    """The same configuration with data and model of another seed, in the same layout."""
     return replace(
         config,
         collect=replace(config.collect, seed=seed),

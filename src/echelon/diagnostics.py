@@ -144,7 +144,7 @@ def latent_figures(model: Hierarchy, index: int, atlas: Atlas, frames: Array) ->
         "dim": z.shape[-1],
         "effective_rank": round(effective_rank(flat[::7]).item(), 2),
         "std": _rounded(np.sort(flat.std(0).numpy())[::-1]),
-        "sign_agreement": sign_agreement(atlas, index),
+        "sign_agreement": sign_agreement(model, index, atlas),
         "distance_by_gap": {
             "steps": gaps,
             "mean": _rounded(np.array([d.mean().item() for d in apart])),
@@ -159,14 +159,16 @@ def latent_figures(model: Hierarchy, index: int, atlas: Atlas, frames: Array) ->
     }
 
 
-def sign_agreement(atlas: Atlas, level: int) -> float | None:
+@torch.no_grad()
+def sign_agreement(model: Hierarchy, level: int, atlas: Atlas) -> float | None:
     """Of all steps to a neighbouring cell that is nearer to a goal at least `FAR` cells away, the
-    share that lowers the latent distance to that goal; 0.5 is chance, below it is deceptive, and None
-    is a layout without goals so far away.
+    share that lowers the level's distance to that goal; 0.5 is chance, below it is deceptive, and
+    None is a layout without goals so far away.
     """
     cells = layouts.free_cells(atlas.layout)
     middle = torch.stack([_latent_at(atlas, level, cell + 0.5) for cell in cells])
-    between = torch.cdist(middle, middle).numpy()
+    z = middle.to(next(model.parameters()).device)
+    between = model.levels[level].distance({"z": z[:, None]}, {"z": z}).cpu().numpy()
     length = np.stack(
         [layouts.distances(atlas.layout, (int(r), int(c)))[tuple(cells.T)] for r, c in cells]
     )

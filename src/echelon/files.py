@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import platform
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,17 @@ def read_json(path: Path) -> Any:
         raise EchelonError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise EchelonError(f"{path}: not readable as JSON ({error})") from error
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """One process at a time in a folder; others wait until it is done, or has ended in any way."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def versions() -> dict[str, str]:

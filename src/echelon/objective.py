@@ -117,6 +117,11 @@ class Objective(nn.Module):
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
         return spans(steps, steps // level.stride, *level.config.span, rng)
 
+    def reset_targets(self) -> None:
+        """Make the targets what the lifts are now."""
+        for target, level in zip(self.targets, self.hierarchy.levels, strict=True):
+            target.load_state_dict(level.lift.state_dict())
+
     @torch.no_grad()
     def update_targets(self) -> None:
         """``target <- ema * target + (1 - ema) * online``, buffers copied."""

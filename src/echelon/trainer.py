@@ -78,7 +78,7 @@ class Trainer:
     @property
     def identity(self) -> dict[str, Any]:
         """Name, size and checksum of the episodes, as records give them."""
-        return _identity(self.episodes)
+        return self.episodes.identity
 
     @property
     def sources(self) -> dict[str, Any]:
@@ -95,7 +95,9 @@ class Trainer:
         if self.checkpoint.exists():
             return checkpoint.load_model(self.checkpoint, self.fabric.device, self.foreign)
         statistics.fit_inputs(self.model, self.episodes, self.train_ids)
-        self.objective.update_targets()
+        if self.config.start_from:
+            checkpoint.fill_lower(self.model, Path(self.config.start_from))
+        self.objective.reset_targets()
         first, step = self._resume()
         self.objective.to(self.fabric.device)
         for index in range(first, len(self.config.stages)):
@@ -234,8 +236,8 @@ class Trainer:
                 progress.warn(
                     f"level {level} has collapsed (deviation "
                     f"{figures[f'level{level}/deviation']:.3f}, effective rank "
-                    f"{figures[f'level{level}/rank']:.1f}): raise loss.variance or "
-                    "loss.inverse-dynamics, or lower loss.smoothness"
+                    f"{figures[f'level{level}/rank']:.1f}): too little keeps its states apart; raise "
+                    "loss.variance, loss.sigreg or loss.inverse-dynamics, or lower loss.smoothness"
                 )
 
     def _due(self, step: int, every: int, stage: StageConfig) -> bool:
@@ -376,14 +378,6 @@ def _fabric(config: TrainConfig) -> Fabric:
         ) from error
     fabric.launch()
     return fabric
-
-
-def _identity(episodes: Episodes) -> dict[str, Any]:
-    return {
-        "name": episodes.path.stem,
-        "transitions": episodes.transitions,
-        "sha256": episodes.sha256,
-    }
 
 
 def _proprio_dim(episodes: Episodes, model: ModelConfig) -> int:

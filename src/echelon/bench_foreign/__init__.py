@@ -77,7 +77,7 @@ class Foreign:
         progress = Progress()
         everything, figures = Results(), list[dict[str, Any]]()
         for seed in self.seeds:
-            config = seeded(seed)
+            config = seeded(DemoConfig(), seed)
             config = replace(config, collect=replace(config.collect, episodes=self.episodes))
             folder = self.runs / f"seed-{seed}"
             episodes = collected(config, self.data / f"seed-{seed}", progress)

@@ -101,6 +101,9 @@ class TrainConfig:
     )
     masked: MaskedConfig = field(default_factory=MaskedConfig)
     """of the stages that train by masked video"""
+    start_from: str | None = None
+    """checkpoint that the lower levels begin with, statistics and all, in place of chance; levels above
+    them, and heads of distances that it does not have, begin anew"""
     seed: int = 0
     ema: float = 0.99
     """decay of the target encoder, a step; 0 is no copy at all, only a stopped gradient"""

@@ -225,6 +225,11 @@ class Episodes:
         return int((self.lengths - 1).sum())
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Name, size and checksum, as records give them."""
+        return {"name": self.path.stem, "transitions": self.transitions, "sha256": self.sha256}
+
+    @property
     def action_dim(self) -> int:
         return self.actions.shape[1]
 

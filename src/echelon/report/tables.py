@@ -71,13 +71,23 @@ def markdown_table(records: Sequence[Record]) -> str:
 
 def update_markdown(path: Path, records: Sequence[Record], name: str = "demo") -> None:
     """Rewrite what stands between ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->``."""
-    before, _, after = _parts(path, name)
-    write_atomically(path, f"{before}\n{markdown_table(records)}\n{after}".encode())
+    write_section(path, name, markdown_table(records))
 
 
 def check_markdown(path: Path, records: Sequence[Record], name: str = "demo") -> bool:
     """Whether the table between the markers is the one that `records` give."""
-    return _parts(path, name)[1].strip("\n") == markdown_table(records)
+    return read_section(path, name) == markdown_table(records)
+
+
+def write_section(path: Path, name: str, text: str) -> None:
+    """Put `text` between the markers of `name`, in place of what stands there."""
+    before, _, after = _parts(path, name)
+    write_atomically(path, f"{before}\n{text}\n{after}".encode())
+
+
+def read_section(path: Path, name: str) -> str:
+    """What stands between the markers of `name`."""
+    return _parts(path, name)[1].strip("\n")
 
 
 def _parts(path: Path, name: str) -> tuple[str, str, str]:

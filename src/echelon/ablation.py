@@ -1,0 +1,370 @@
+"""One part of the demo removed or replaced at a time, and what that does to far goals.
+
+A variant is a name and the options that it changes, as on the command line of `echelon train`. What
+level 0 learns by itself, in the stages that train the encoder, is trained once a seed for all
+variants that agree on it; each variant's own training starts from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from echelon import schema
+from echelon.atlas import Atlas
+from echelon.collect import collect
+from echelon.config import DistanceConfig, ModelConfig, PlannerConfig, TrainConfig, to_dict
+from echelon.data.episodes import Episodes
+from echelon.demo import HELD_OUT_SEED, DemoConfig, seeded, trials_of
+from echelon.diagnostics import diagnose, sign_agreement
+from echelon.evaluation import HELD_OUT_LAYOUTS, Method
+from echelon.experiment import SAME_COST, Results, compare
+from echelon.files import alone, read_json, write_atomically, write_json
+from echelon.measure import measure
+from echelon.models.hierarchy import Hierarchy
+from echelon.presets import planner_for
+from echelon.progress import Progress
+from echelon.proposal import fit_stages, propose
+from echelon.records import Record, load, save
+from echelon.report import ablation_table, read_section, write_section
+from echelon.trainer import Trainer
+from echelon.types import EchelonError
+
+FAR = "9+"
+"""the bin of goals that variants are judged by, beside those in held-out layouts"""
+SPACING = 0.1
+"""cells between the places that sign agreement is read off"""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The demo, but for some options."""
+
+    name: str
+    part: str
+    """what is removed or replaced"""
+    what: str
+    """by what"""
+    changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """option to value, or to a function of the value it has"""
+    base: str = "default"
+    """variant that it is held against"""
+    planner: tuple[PlannerConfig, ...] = ()
+    """level 0 first; none takes the model's own"""
+    auto: bool = False
+    """depth and strides as `echelon train --levels auto` chooses them"""
+
+
+ONE_LEVEL: Mapping[str, Any] = {
+    "model.levels": lambda levels: levels[:1],
+    "train.stages.1.levels": [0],
+}
+THREE_LEVELS: Mapping[str, Any] = {
+    "model.levels": lambda levels: [*levels, levels[-1] | {"stride": 3}],
+    "train.stages.1.levels": [0, 1, 2],
+}
+PLAIN = {"log_determinant": 0.0, "variance": 0.0, "correlation": 0.0}
+"""no term against collapse"""
+VIT: Mapping[str, Any] = {"model.encoder.kind": "vit", "model.encoder.patch": 16}
+PRETRAINED: Mapping[str, Any] = VIT | {
+    "train.stages": lambda stages: [
+        stages[0] | {"levels": [], "masked": True, "steps": max(1, stages[0]["steps"] // 2)},
+        *stages,
+    ]
+}
+QUASIMETRIC: Mapping[str, Any] = {
+    "model.levels.0.distance.kind": "quasimetric",
+    "model.levels.0.distance.horizon": 256.0,
+}
+
+
+def _loss(level: int, **weights: float) -> dict[str, float]:
+    return {f"model.levels.{level}.loss.{name}": value for name, value in weights.items()}
+
+
+VARIANTS = (
+    Variant("default", "–", "the demo as it is"),
+    Variant("macro-2", "macro-action", "2 dimensions, not 8", {"model.levels.1.action_dim": 2}),
+    Variant("macro-4", "macro-action", "4 dimensions, not 8", {"model.levels.1.action_dim": 4}),
+    Variant(
+        "macro-transformer",
+        "macro-action",
+        "a transformer, not an MLP",
+        {"model.levels.1.macro": "transformer"},
+    ),
+    Variant(
+        "macro-spans",
+        "macro-action",
+        "a transformer, trained on segments of 5 to 15 steps",
+        {"model.levels.1.macro": "transformer", "model.levels.1.span": [5, 15]},
+    ),
+    Variant(
+        "macro-concat",
+        "macro-action",
+        "actions side by side, nothing learned",
+        {"model.levels.1.macro": "concat", "model.levels.1.action_dim": None},
+    ),
+    Variant("levels-1", "levels", "1: flat", ONE_LEVEL),
+    Variant("levels-3", "levels", "3: strides 10 and 3", THREE_LEVELS),
+    Variant(
+        "latent-shared",
+        "latent of level 1",
+        "level 0's, so the cost is its L2 distance",
+        {"model.levels.1.latent": "shared"},
+    ),
+    Variant(
+        "joint",
+        "stages",
+        "level 1 trains, and shapes the encoder, from the start",
+        {"train.stages.0.levels": [0, 1], "train.stages.0.gradient_below": True},
+    ),
+    Variant("staged", "stages", "level 1 on a frozen level 0", {"train.stages.1.levels": [1]}),
+    Variant("stop-gradient", "targets", "no EMA, a stopped gradient alone", {"train.ema": 0.0}),
+    Variant(
+        "vicreg-1",
+        "level 1 against collapse",
+        "VICReg, not log-determinant",
+        _loss(1, **PLAIN | {"variance": 1.0, "correlation": 0.04}),
+    ),
+    Variant(
+        "sigreg-1",
+        "level 1 against collapse",
+        "SIGReg, weight 10",
+        _loss(1, **PLAIN, sigreg=10.0),
+    ),
+    Variant("none-1", "level 1 against collapse", "nothing", _loss(1, **PLAIN)),
+    Variant(
+        "sigreg-0",
+        "level 0 against collapse",
+        "SIGReg, weight 10, not VICReg",
+        _loss(0, **PLAIN, sigreg=10.0),
+    ),
+    Variant("none-0", "level 0 against collapse", "inverse dynamics alone", _loss(0, **PLAIN)),
+    Variant(
+        "teacher-forced",
+        "prediction",
+        "one step from true states, not rollouts",
+        _loss(0, prediction=0.0, teacher_forced=1.0) | _loss(1, prediction=0.0, teacher_forced=1.0),
+    ),
+    Variant("stride-5", "stride", "5, not 10", {"model.levels.1.stride": 5}),
+    Variant("stride-20", "stride", "20, not 10", {"model.levels.1.stride": 20}),
+    Variant("stride-auto", "stride", "levels and strides as measured", auto=True),
+    Variant("smooth-1", "cost", "own latent, smoothness 1, not 10", _loss(1, smoothness=1.0)),
+    Variant("smooth-3", "cost", "own latent, smoothness 3, not 10", _loss(1, smoothness=3.0)),
+    Variant("smooth-30", "cost", "own latent, smoothness 30, not 10", _loss(1, smoothness=30.0)),
+    Variant(
+        "quasimetric-1",
+        "cost",
+        "level 1 by a quasimetric",
+        {
+            "model.levels.1.distance.kind": "quasimetric",
+            "model.levels.1.distance.horizon": 32.0,
+            "model.levels.1.distance.gaps": [1, 2, 3],
+        },
+    ),
+    Variant("quasimetric-0", "cost", "level 0 by a quasimetric", QUASIMETRIC),
+    Variant(
+        "quasimetric-flat",
+        "cost",
+        "1 level, by a quasimetric and a short horizon",
+        ONE_LEVEL | QUASIMETRIC,
+        "levels-1",
+        SAME_COST.levels,
+    ),
+    Variant("vit", "encoder", "a ViT of 16-pixel patches", VIT),
+    Variant("vit-pretrained", "encoder", "ViT, masked video first", PRETRAINED, "vit"),
+    Variant(
+        "vit-hybrid",
+        "encoder",
+        "ViT, masked video and pixels first",
+        PRETRAINED | {"train.masked.pixels": 1.0},
+        "vit-pretrained",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One part of the demo removed or replaced at a time, on far goals and in held-out layouts.
+
+    Stopped at any moment, it goes on where it was. The call without --part writes the results.
+    """
+
+    only: tuple[str, ...] = ()
+    """names of the variants to run; none runs all"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    trials: int = 100
+    """far ones in the layout trained in, and as many in all held-out layouts together"""
+    part: int = 0
+    parts: int = 1
+    runs: Path = Path("runs/bench")
+    """its folders seed-0, seed-1, ... hold the episodes; they are collected where they are missing"""
+    out: Path = Path("results/ablation")
+    page: Path = Path("docs/ablation.md")
+    """its table is brought up to date"""
+
+    def __call__(self) -> None:
+        run(self, DemoConfig(), Progress())
+
+
+def run(asked: Ablation, config: DemoConfig, progress: Progress) -> None:
+    """The ablation of a demo of any size; records.json, models.json and the page at its end."""
+    chosen = [v for v in VARIANTS if not asked.only or v.name in asked.only]
+    if unknown := sorted(set(asked.only) - {v.name for v in VARIANTS}):
+        names = ", ".join(v.name for v in VARIANTS)
+        raise EchelonError(f"only: no variant is called {', '.join(unknown)}; there are {names}")
+    read_section(asked.page, "ablation")  # a page that cannot be written is told now
+    if asked.trials < 2 * config.held_out_layouts:
+        raise EchelonError(f"trials: {asked.trials} are too few for the held-out layouts")
+    layout_trials = asked.trials // max(1, config.held_out_layouts)
+    config = replace(config, trials=asked.trials, layout_trials=layout_trials)
+    jobs = [(seed, variant) for seed in asked.seeds for variant in chosen][
+        asked.part :: asked.parts
+    ]
+    records: list[Record] = []
+    figures: list[dict[str, Any]] = []
+    for seed in dict.fromkeys(seed for seed, _ in jobs):
+        here, folder = seeded(config, seed), asked.runs / f"seed-{seed}"
+        with alone(folder):
+            if not (folder / "episodes.h5").exists():
+                collect(here.collect, folder / "episodes.h5", progress)
+        episodes = Episodes.open(folder / "episodes.h5")
+        for variant in (v for s, v in jobs if s == seed):
+            progress.say(f"seed {seed}, {variant.name}: {variant.part}, {variant.what}")
+            found, figure = measured(variant, here, episodes, folder / "ablation", progress)
+            records += found.records
+            figures.append(figure)
+    if asked.parts == 1:
+        _write(asked, records, figures)
+
+
+def configured(variant: Variant, config: DemoConfig) -> tuple[ModelConfig, TrainConfig]:
+    """What a variant trains, with nothing measured yet."""
+    values = {"model": to_dict(config.model), "train": to_dict(config.train)}
+    for option, value in variant.changes.items():
+        *way, last = option.split(".")
+        place: Any = values
+        for step in way:
+            place = place[int(step) if step.isdigit() else step]
+        place[last] = value(place[last]) if callable(value) else value
+    where = f"variant {variant.name}"
+    model = schema.read(ModelConfig, values["model"], f"{where}: model")
+    return model, schema.read(TrainConfig, values["train"], f"{where}: train")
+
+
+def split(model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig, TrainConfig]:
+    """What level 0 learns by itself from images, as a model and a training of its own, and the
+    stages after that; there may be none of either.
+    """
+    alone_for = 0
+    for stage in train.stages:
+        if not stage.train_encoder or max(stage.levels, default=0) > 0:
+            break
+        alone_for += 1
+    level = model.levels[0]
+    if not level.distance.shape_latent:  # then its head can be trained later
+        level = replace(level, distance=DistanceConfig())
+    stem = replace(model, levels=(level,))
+    first, rest = train.stages[:alone_for], train.stages[alone_for:]
+    return stem, replace(train, stages=first), replace(train, stages=rest)
+
+
+def train_variant(
+    variant: Variant, config: DemoConfig, episodes: Episodes, folder: Path, progress: Progress
+) -> tuple[Trainer, Hierarchy]:
+    """A trained variant; what it shares with others is trained once, by the first that asks."""
+    model, train = configured(variant, config)
+    if variant.auto:
+        model = propose(measure(episodes), model).model
+        train = fit_stages(train, len(model.levels))
+    stem, first, rest = split(model, train)
+    if first.stages and rest.stages:
+        options = json.dumps([to_dict(stem), to_dict(first)])
+        shared = folder / f"stem-{hashlib.sha256(options.encode()).hexdigest()[:12]}"
+        with alone(shared):
+            trainer = Trainer(episodes, stem, first, shared)
+            trainer.run(progress)
+        train = replace(rest, start_from=str(trainer.checkpoint))
+    with alone(folder / variant.name):
+        trainer = Trainer(episodes, model, train, folder / variant.name)
+        return trainer, trainer.run(progress)
+
+
+def measured(
+    variant: Variant, config: DemoConfig, episodes: Episodes, folder: Path, progress: Progress
+) -> tuple[Results, dict[str, Any]]:
+    """What a variant reaches, and the figures of its model."""
+    trainer, model = train_variant(variant, config, episodes, folder, progress)
+    levels = variant.planner or planner_for(model.config)
+    method = Method("flat" if len(levels) == 1 else "hierarchical", variant.name, levels)
+    found = Results()
+    for group, trials in trials_of(config).items():
+        here = compare(
+            trainer.out / "outcomes" / group,
+            model,
+            [method],
+            [trial for trial in trials if trial.split in (FAR, HELD_OUT_LAYOUTS)],
+            config.budget,
+            config.collect.action_repeat,
+            config.train.seed,
+            trainer.identity,
+            progress,
+        )
+        found.add(here)
+    path = trainer.out / "figures.json"
+    if not path.exists():
+        write_json(path, _figures(trainer, model, config))
+    return found, {"variant": variant.name, "seed": config.train.seed, **read_json(path)}
+
+
+def _figures(trainer: Trainer, model: Hierarchy, config: DemoConfig) -> dict[str, Any]:
+    """As `bench compare` gives them, and sign agreement in layouts never seen."""
+    found = diagnose(model, trainer.episodes, trainer.held_out_ids, config.collect.layout)
+    away: list[list[float | None]] = []
+    for number in range(config.held_out_layouts):
+        layout = replace(config.collect, maze_seed=HELD_OUT_SEED + number).layout
+        atlas = Atlas.of(model, layout, SPACING)
+        away.append([sign_agreement(model, i, atlas) for i in range(len(model.levels))])
+    by_level = [[x for x in level if x is not None] for level in zip(*away, strict=True)]
+    return {
+        "durations": list(model.config.durations),
+        "open_loop": found["open_loop"],
+        "sign_agreement": [level["sign_agreement"] for level in found["latents"]],
+        "held_out_sign_agreement": [
+            round(float(np.mean(level)), 4) if level else None for level in by_level
+        ],
+        "effective_rank": [level["effective_rank"] for level in found["latents"]],
+    }
+
+
+def _write(asked: Ablation, records: Sequence[Record], figures: Sequence[dict[str, Any]]) -> None:
+    """Add to the results, in place of what they hold of the same variants and seeds."""
+    done = {(f["variant"], f["seed"]) for f in figures}
+    paths = asked.out / "records.json", asked.out / "models.json"
+    known = load(paths[0]) if paths[0].exists() else []
+    models: list[dict[str, Any]] = read_json(paths[1]) if paths[1].exists() else []
+    records = [*records, *(r for r in known if (r.setting, r.seed) not in done)]
+    models = [*figures, *(f for f in models if (f["variant"], f["seed"]) not in done)]
+    order = [variant.name for variant in VARIANTS]
+    models = sorted(
+        (f for f in models if f["variant"] in order),
+        key=lambda f: (order.index(f["variant"]), f["seed"]),
+    )
+    save(paths[0], [r for r in records if r.setting in order])
+    lines = ",\n".join(json.dumps(figure) for figure in models)
+    write_atomically(paths[1], f"[\n{lines}\n]\n".encode())
+    write_section(asked.page, "ablation", table(asked.out))
+
+
+def table(out: Path) -> str:
+    """The page's table, from the results in a folder; empty where there are none yet."""
+    if not (out / "records.json").exists():
+        return ""
+    rows = [(v.name, v.part, v.what, v.base) for v in VARIANTS]
+    return ablation_table(rows, load(out / "records.json"), read_json(out / "models.json"))
