@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from echelon.config import ModelConfig, StageConfig, TrainConfig, to_dict
+from echelon.config import ModelConfig, TrainConfig, to_dict
 from echelon.data.episodes import Episodes
 from echelon.demo import DemoConfig
 from echelon.evaluation import commit
@@ -85,7 +85,7 @@ class _Clock(Progress):
     def __init__(self, objective: Objective, turn: int, steps: int, shown: Progress) -> None:
         super().__init__(quiet=True)
         self._turn, self._steps, self._shown = turn, steps, shown
-        self._batch: tuple[dict[str, Tensor], Tensor, StageConfig] | None = None
+        self._batch: tuple[Any, ...] | None = None
         self._objective = objective
         self._bare: Objective | None = None
         self._handle = objective.register_forward_pre_hook(self._keep)
@@ -95,8 +95,7 @@ class _Clock(Progress):
 
     def _keep(self, _: nn.Module, arguments: tuple[Any, ...]) -> None:
         """The first batch of training, on its device."""
-        inputs, actions, stage = arguments
-        self._batch = (inputs, actions, stage)
+        self._batch, inputs = arguments, arguments[0]
         first = inputs["pixels"] if "pixels" in inputs else inputs["latents"]
         self.images = first.shape[0] * first.shape[1]
         self._handle.remove()
