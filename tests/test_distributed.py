@@ -129,8 +129,6 @@ def one() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    if not (dist.is_available() and dist.is_gloo_available()):
-        pytest.skip("this PyTorch has no gloo")
     folder = tmp_path_factory.mktemp("two")
     second = torch.multiprocessing.get_context("spawn").Process(
         target=process, args=(1, str(folder))
