@@ -180,6 +180,13 @@ VARIANTS = (
     Variant("vit", "encoder", "a ViT of 16-pixel patches", VIT),
     Variant("vit-pretrained", "encoder", "ViT, masked video first", PRETRAINED, "vit"),
     Variant(
+        "vit-beside",
+        "encoder",
+        "ViT, masked video beside level 0",
+        VIT | {"train.stages.0.masked": True},
+        "vit",
+    ),
+    Variant(
         "vit-hybrid",
         "encoder",
         "ViT, masked video and pixels first",
