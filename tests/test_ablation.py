@@ -25,6 +25,7 @@ from echelon.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 QUIET = Progress(quiet=True)
 OWN_STEM = {
+    "vit-beside",
     *("stop-gradient", "sigreg-0", "none-0", "teacher-forced"),
     *("vit", "vit-pretrained", "vit-hybrid"),
 }
