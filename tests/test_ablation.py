@@ -12,8 +12,9 @@ import pytest
 import torch
 from test_records import record
 
-from echelon import ablation, checkpoint, cli, experiment
-from echelon.ablation import VARIANTS, Ablation, configured, run, split
+from echelon import checkpoint, cli, experiment
+from echelon.bench import ablation
+from echelon.bench.ablation import VARIANTS, Ablation, configured, run, split
 from echelon.config import ModelConfig, TrainConfig, to_dict
 from echelon.demo import DemoConfig
 from echelon.files import alone

@@ -28,7 +28,7 @@ FLOORS = (
     ),
     ("agent", "envs", "collect", "atlas"),
     ("evaluation", "experiment", "diagnostics", "measure", "maze_task", "report"),
-    ("demo", "ablation", "throughput", "bench", "bench_foreign", "cli"),
+    ("demo", "bench", "cli"),
 )
 """Lowest first. A module imports from lower floors and from its own package only."""
 
@@ -54,13 +54,7 @@ STAIRS = {
     ("experiment", "evaluation"),  # the trials it runs
     ("maze_task", "evaluation"),  # the few trials of a model in training
     ("experiment", "report"),  # the page at its end
-    ("ablation", "demo"),  # whose configuration it varies
-    ("throughput", "demo"),  # whose training it times
-    ("bench", "demo"),  # which it runs at full size
-    ("bench", "bench_foreign"),  # a command
-    ("bench_foreign", "demo"),  # whose data and task it takes
-    ("bench", "ablation"),  # a command
-    ("bench", "throughput"),  # a command
+    ("bench", "demo"),  # which it varies, times and runs at full size
     ("cli", "demo"),  # a command
     ("cli", "bench"),  # a command
 }

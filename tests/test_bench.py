@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from test_records import record
+from tiny import model_config, train_config, write_episodes
 
-from echelon import bench, cli
-from echelon.bench_foreign.flat_model import WINDOW, gaussianity, train_flat
+from echelon import cli, experiment
+from echelon.bench import collapse, tune
+from echelon.bench.flat_model import WINDOW, gaussianity, train_flat
 from echelon.config import ModelConfig
+from echelon.data.episodes import Episodes
+from echelon.progress import Progress
 from echelon.records import Record
 from echelon.report import paired_p
 
@@ -31,7 +36,7 @@ def test_the_frontier_is_the_best_at_each_doubling() -> None:
         tuned("as-good-but-dearer", 3.5, 40),
         tuned("too-dear", 40.0, 99),
     ]
-    chosen = bench.frontier([ours, *flat], "flat")
+    chosen = tune.frontier([ours, *flat], "flat")
     # "equal" is the best of its doubling, "cheap-and-better" the best that is no dearer than ours.
     assert sorted(chosen) == ["cheap-and-better", "dear", "equal"]
 
@@ -44,14 +49,14 @@ def test_the_frontier_is_taken_in_every_split() -> None:
             wins = 90 if setting == best else 10
             changes = {"tflops_per_episode": 0.6, "successes": wins, "levels": 1}
             records.append(record(split=split, method="flat", setting=setting, **changes))
-    assert sorted(bench.frontier(records, "flat")) == ["a", "b"]
+    assert sorted(tune.frontier(records, "flat")) == ["a", "b"]
 
 
 def test_pairs_add_up_over_seeds() -> None:
     counts = {"both": 5, "only_hierarchical": 4, "only_other": 1, "neither": 0}
     pair = {"split": "9+", "method": "flat", "setting": "a", **counts}
     other = pair | {"setting": "b"}
-    first, second = bench.tested([pair, other, pair])
+    first, second = experiment.tested([pair, other, pair])
     assert (first["both"], first["only_hierarchical"], first["only_other"]) == (10, 8, 2)
     assert first["p"] == pytest.approx(paired_p(8, 2), rel=1e-2)
     assert second["setting"] == "b"
@@ -59,12 +64,12 @@ def test_pairs_add_up_over_seeds() -> None:
 
 
 def test_no_setting_is_tuned_twice() -> None:
-    settings = bench.flat_grid()
+    settings = tune.flat_grid()
     assert len({s.name for s in settings}) == len(settings)
     assert {s.kind for s in settings} == {"cem", "mppi"}
     assert max(s.horizon for s in settings) >= 400
     assert min(s.correlation for s in settings) == 0
-    hierarchical = bench.hierarchy_grid(ModelConfig())
+    hierarchical = tune.hierarchy_grid(ModelConfig())
     assert len({m.setting for m in hierarchical}) == len(hierarchical) < len(settings)
     assert len({m.levels for m in hierarchical}) == len(hierarchical)
 
@@ -100,3 +105,21 @@ def test_the_foreign_model_learns_to_predict() -> None:
         predicted = model.predict(state, torch.from_numpy(actions[1:9]))
     assert predicted[1] is state[0]
     assert (predicted[0] - true).square().mean() < (state[0] - true).square().mean()
+
+
+def test_a_planted_collapse_is_told_and_no_other(tmp_path: Path) -> None:
+    data = write_episodes(tmp_path / "dots.h5")
+    config = train_config(1, steps=400)
+    train = replace(config, stages=config.stages[:1])
+    asked = collapse.Collapse(data=data, share=0.1)
+    episodes, model, quiet = Episodes.open(data), model_config(1), Progress(quiet=True)
+    usual = collapse.watched(asked, episodes, model, train, quiet)
+    assert (usual["told"], usual["at_step"]) == ([], 20)
+    bad = collapse.planted(model)
+    slow = replace(bad.levels[0].loss, smoothness=1e4)
+    bad = replace(bad, levels=(replace(bad.levels[0], loss=slow),))
+    found = collapse.watched(asked, episodes, bad, replace(train, ema=0.0), quiet)
+    (told,) = found["told"]
+    assert told["line"].startswith("level 0 has collapsed")
+    assert told["step"] <= 40
+    assert found["level0/deviation"] < usual["level0/deviation"]

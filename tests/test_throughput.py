@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tiny import model_config, train_config, write_episodes
 
-from echelon import throughput
+from echelon.bench import throughput
+from echelon.bench.throughput import Throughput, measure
 from echelon.data.episodes import Episodes
 from echelon.progress import Progress
-from echelon.throughput import Throughput, measure
 from echelon.types import EchelonError
 
 QUIET = Progress(quiet=True)

@@ -277,10 +277,15 @@ def provenance(model: Hierarchy, data: dict[str, Any], seed: int, budget: int) -
         "dataset": Dataset(**data),
         "device": name,
         "threads": torch.get_num_threads(),
-        "command": "echelon " + " ".join(sys.argv[1:]),
+        "command": command(),
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def command() -> str:
+    """The command line that this runs under."""
+    return "echelon " + " ".join(sys.argv[1:])
 
 
 def commit() -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from echelon.config import ModelConfig, TrainConfig, to_dict
 from echelon.data.episodes import Episodes
 from echelon.demo import DemoConfig
-from echelon.evaluation import commit
+from echelon.evaluation import command, commit
 from echelon.files import write_json
 from echelon.objective import Objective
 from echelon.progress import Progress
@@ -43,7 +43,8 @@ class Throughput:
     def __call__(self) -> None:
         config = DemoConfig()
         stages = measure(self, Episodes.open(self.data), config.model, config.train, Progress())
-        found = {"threads": torch.get_num_threads(), "commit": commit(), "stages": stages}
+        found = {"threads": torch.get_num_threads(), "stages": stages}
+        found |= {"command": command(), "commit": commit()}
         write_json(self.out, found)
         for stage in stages:
             print({name: value for name, value in stage.items() if name != "stage"})

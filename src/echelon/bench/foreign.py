@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from echelon import checkpoint
-from echelon.bench_foreign.flat_model import WINDOW, FlatModel, train_flat
+from echelon.bench.flat_model import WINDOW, FlatModel, train_flat
 from echelon.config import StageConfig
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler

@@ -1,52 +1,24 @@
-"""The experiments behind every committed number. Slow; resumable; each writes records when it ends.
-
-``--part i --parts n`` runs a share of the methods, so that several processes can fill the same run
-folder; the records are written by a last call without them.
-"""
+"""Flat and hierarchical planners are tuned alike, on trials that nothing else uses."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import math
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from echelon import checkpoint
-from echelon.ablation import Ablation
-from echelon.bench_foreign import Foreign
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
-from echelon.demo import DemoConfig, device, evaluate, seeded, trained
-from echelon.evaluation import BINS, Method, commit, make_trials
-from echelon.experiment import (
-    Results,
-    compare,
-    demo_methods,
-    flat_method,
-    same_cost_method,
-    tested,
-    write_results,
-)
-from echelon.files import read_json, write_json
+from echelon.demo import DemoConfig, device, seeded, trained
+from echelon.evaluation import BINS, Method, make_trials
+from echelon.experiment import compare, flat_method, same_cost_method
 from echelon.presets import FlatSetting, planner_for
 from echelon.progress import Progress
-from echelon.records import Record, load, save
-from echelon.report import headline_picture, update_markdown
-from echelon.throughput import Throughput
-from echelon.types import EchelonError
+from echelon.records import Record, save
 
-RESULTS = Path("results/demo")
-RUNS = Path("runs/bench")
 DEAREST = 16.0
 """times the hierarchy's compute that flat planning is tested up to"""
 
@@ -167,8 +139,8 @@ class Tune:
     budget: int = 500
     part: int = 0
     parts: int = 1
-    runs: Path = RUNS
-    out: Path = RESULTS
+    runs: Path = Path("runs/bench")
+    out: Path = Path("results/demo")
 
     def __call__(self) -> None:
         progress = Progress()
@@ -195,152 +167,3 @@ class Tune:
             save(self.out / "tuning.json", renamed)
             for method in ("flat", "control:flat-same-cost"):
                 print(method, *frontier(found.records, method))
-
-
-@dataclass(frozen=True)
-class Compare:
-    """The demo at full size: several model seeds, the tuned flat planners, and the controls.
-
-    Reads tuning.json for the flat settings to test; writes records.json, and a run folder a seed.
-    """
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    trials: int = 100
-    """in each distance bin"""
-    layout_trials: int = 25
-    """on each held-out layout"""
-    part: int = 0
-    parts: int = 1
-    runs: Path = RUNS
-    out: Path = RESULTS
-
-    def __call__(self) -> None:
-        progress = Progress()
-        tuned = load(self.out / "tuning.json")
-        flat, same = (frontier(tuned, name) for name in ("flat", "control:flat-same-cost"))
-        controls = [flat_method(s) for s in flat_grid() if s.name in flat]
-        controls += [same_cost_method(s) for s in same_cost_grid() if s.name in same]
-        everything = Results()
-        for seed in self.seeds:
-            config = replace(
-                seeded(DemoConfig(), seed), trials=self.trials, layout_trials=self.layout_trials
-            )
-            path, data = trained(config, self.runs, progress)
-            model = checkpoint.load_model(path, device())
-            methods = list(dict.fromkeys(demo_methods(config.model) + controls))
-            mine = methods[self.part :: self.parts]
-            found = evaluate(config, path.parent, model, mine, data, progress)
-            everything.add(found)
-            if self.parts == 1:
-                write_results(path.parent, found)
-        if self.parts == 1:
-            self._write(everything)
-
-    def _write(self, everything: Results) -> None:
-        """Committed records, and a run folder of all seeds with its report."""
-        save(self.out / "records.json", everything.records)
-        write_json(self.out / "paired.json", tested(everything.pairs))
-        folders = [self.runs / f"seed-{seed}" for seed in self.seeds]
-        diagnostics = [read_json(folder / "diagnostics.json") for folder in folders]
-        figures = [
-            {
-                "seed": seed,
-                "open_loop": found["open_loop"],
-                "sign_agreement": [level["sign_agreement"] for level in found["latents"]],
-                "effective_rank": [level["effective_rank"] for level in found["latents"]],
-            }
-            for seed, found in zip(self.seeds, diagnostics, strict=True)
-        ]
-        write_json(self.out / "models.json", figures)
-        whole = self.runs / "all"
-        write_json(whole / "diagnostics.json", diagnostics[0])
-        write_results(whole, everything)
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Kill training ten times at random moments, resume it, and compare with one never stopped."""
-
-    kills: int = 10
-    seconds: float = 10.0
-    """longest time between kills"""
-    steps: tuple[int, int] = (400, 800)
-    """of the two stages; training has to outlast the kills"""
-    seed: int = 0
-    runs: Path = RUNS / "resume"
-    out: Path = RESULTS
-
-    def __call__(self) -> None:
-        rng = random.Random(self.seed)
-        data = self.runs / "episodes.h5"
-        base = [sys.executable, "-m", "echelon.cli"]
-        if not data.exists():
-            subprocess.run([*base, "collect", str(data), "--episodes", "100"], check=True)
-        first, second = map(str, self.steps)
-        short = ["--train.stages.0.steps", first, "--train.stages.1.steps", second]
-        short += ["--train.checkpoint-seconds", "1"]
-        weights: dict[str, str] = {}
-        killed: list[float] = []
-        for name in ("undisturbed", "killed"):
-            folder = self.runs / name
-            command = [*base, "train", str(data), "--out", str(folder), *short]
-            while name == "killed" and len(killed) < self.kills:
-                process = subprocess.Popen(command)
-                wait = rng.uniform(2, self.seconds)
-                time.sleep(wait)
-                if process.poll() is not None:
-                    raise EchelonError(
-                        f"training ended after {len(killed)} kills; give --steps higher values"
-                    )
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                killed.append(round(wait, 2))
-            subprocess.run(command, check=True)
-            tensors = (folder / "checkpoint.safetensors").read_bytes()
-            weights[name] = hashlib.sha256(tensors).hexdigest()
-        equal = weights["undisturbed"] == weights["killed"]
-        result = {
-            "kills": killed,
-            "weights_sha256": weights,
-            "equal": equal,
-            "command": "echelon " + " ".join(sys.argv[1:]),
-            "commit": commit(),
-        }
-        write_json(self.out / "resume.json", result)
-        print(result)
-        if not equal:
-            raise EchelonError("resumed weights differ from those of the undisturbed run")
-
-
-@dataclass(frozen=True)
-class Readme:
-    """Bring the README's table and picture up to date with the records."""
-
-    runs: Path = RUNS
-    out: Path = RESULTS
-    readme: Path = Path("README.md")
-    picture: Path = Path("docs/demo.png")
-
-    def __call__(self) -> None:
-        update_markdown(self.readme, load(self.out / "records.json"))
-        headline_picture(self.runs / "all", self.picture)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The experiments behind the committed numbers."""
-
-    run: tyro.conf.OmitSubcommandPrefixes[
-        tyro.conf.OmitArgPrefixes[
-            Annotated[Tune, tyro.conf.subcommand("tune")]
-            | Annotated[Compare, tyro.conf.subcommand("compare")]
-            | Annotated[Foreign, tyro.conf.subcommand("foreign")]
-            | Annotated[Resume, tyro.conf.subcommand("resume")]
-            | Annotated[Ablation, tyro.conf.subcommand("ablation")]
-            | Annotated[Throughput, tyro.conf.subcommand("throughput")]
-            | Annotated[Readme, tyro.conf.subcommand("readme")]
-        ]
-    ]
-
-    def __call__(self) -> None:
-        self.run()

@@ -1,0 +1,41 @@
+"""The experiments behind every committed number. Slow; resumable; each writes records when it ends.
+
+``--part i --parts n`` runs a share of the methods, so that several processes can fill the same run
+folder; the records are written by a last call without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from echelon.bench.ablation import Ablation
+from echelon.bench.collapse import Collapse
+from echelon.bench.compare import Compare, Readme
+from echelon.bench.foreign import Foreign
+from echelon.bench.resume import Resume
+from echelon.bench.throughput import Throughput
+from echelon.bench.tune import Tune
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The experiments behind the committed numbers."""
+
+    run: tyro.conf.OmitSubcommandPrefixes[
+        tyro.conf.OmitArgPrefixes[
+            Annotated[Tune, tyro.conf.subcommand("tune")]
+            | Annotated[Compare, tyro.conf.subcommand("compare")]
+            | Annotated[Foreign, tyro.conf.subcommand("foreign")]
+            | Annotated[Resume, tyro.conf.subcommand("resume")]
+            | Annotated[Ablation, tyro.conf.subcommand("ablation")]
+            | Annotated[Collapse, tyro.conf.subcommand("collapse")]
+            | Annotated[Throughput, tyro.conf.subcommand("throughput")]
+            | Annotated[Readme, tyro.conf.subcommand("readme")]
+        ]
+    ]
+
+    def __call__(self) -> None:
+        self.run()
