@@ -84,30 +84,48 @@ def test_what_level_0_learns_by_itself_is_shared() -> None:
     config = DemoConfig()
     stems = {v.name: split(*configured(v, config)) for v in VARIANTS}
     usual = stems["default"]
-    assert [len(stages.stages) for stages in usual[1:]] == [1, 1]
+    assert [[s.levels for s in stages.stages] for stages in usual[1:]] == [[(0,), (0,)], [(1,)]]
     for name, (model, first, rest) in stems.items():
-        assert first.stages + rest.stages == configured(variant(name), config)[1].stages
-        assert ((model, first) == usual[:2]) == (name not in OWN_STEM | {"joint"})
+        asked = configured(variant(name), config)[1].stages
+        for level in range(3):  # each is trained in the stages that it was to be trained in
+            steps = [s.steps for s in first.stages + rest.stages if level in s.levels]
+            assert steps == [s.steps for s in asked if level in s.levels]
+        if name not in OWN_STEM | {"joint"}:
+            shared = first.stages[: len(usual[1].stages)]
+            assert model == usual[0]
+            assert shared == usual[1].stages[: len(shared)]
+            heads = ("quasimetric-0", "quasimetric-flat")
+            assert len(shared) == (1 if name in ("staged", *heads) else 2)
+        else:
+            assert (model, first) != usual[:2]
     assert stems["joint"][1].stages == ()
+    assert stems["levels-1"][2].stages == ()
 
 
 def test_the_stem_is_trained_once_and_kept(done: Ablation) -> None:
     folder = done.runs / "seed-0" / "ablation"
-    (stem,) = folder.glob("stem-*")
-    shared = checkpoint.load_model(stem / "checkpoint.safetensors")
-    assert len(shared.levels) == 1
-    for name in ("default", "staged", "quasimetric-flat"):
-        model = checkpoint.load_model(folder / name / "checkpoint.safetensors")
+    stems = [checkpoint.load_model(path) for path in folder.glob("stem-*/checkpoint.safetensors")]
+    assert [len(stem.levels) for stem in stems] == [1, 1]  # after one stage, and after two
+    made = {
+        name: checkpoint.load_model(folder / name / "checkpoint.safetensors")
+        for name in ("default", "staged", "quasimetric-flat")
+    }
+
+    def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+        pairs = zip(a.parameters(), b.parameters(), strict=True)
+        return all(torch.equal(x, y) for x, y in pairs)
+
+    for name, model in made.items():
         assert len(model.levels) == 1 + (name != "quasimetric-flat")
-        pairs = zip(
-            shared.levels[0].lift.parameters(), model.levels[0].lift.parameters(), strict=True
-        )
-        assert all(torch.equal(a, b) for a, b in pairs)
-        same = torch.equal(
-            next(shared.levels[0].predictor.parameters()),
-            next(model.levels[0].predictor.parameters()),
-        )
-        assert same == (name == "staged")
+        assert all(same(stem.levels[0].lift, model.levels[0].lift) for stem in stems)
+    by_two, by_one = (made[n].levels[0].predictor for n in ("default", "staged"))
+    assert not same(by_two, by_one)
+    for predictor in (by_two, by_one):
+        assert sum(same(stem.levels[0].predictor, predictor) for stem in stems) == 1
+    assert not any(
+        same(stem.levels[0].predictor, made["quasimetric-flat"].levels[0].predictor)
+        for stem in stems
+    )
 
 
 def test_what_is_written(done: Ablation) -> None:

@@ -121,7 +121,12 @@ class Trainer:
         self.objective.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        optimizer = AdamW(parameters, lr=stage.learning_rate, weight_decay=self.config.weight_decay)
+        optimizer = AdamW(
+            parameters,
+            lr=stage.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,  # a tenth of a step saved where tensors are many and small
+        )
         if start:
             _restore_optimizer(optimizer, self._resumed)
         module, optimizer = self.fabric.setup(self.objective, optimizer)

@@ -1,8 +1,8 @@
 """One part of the demo removed or replaced at a time, and what that does to far goals.
 
 A variant is a name and the options that it changes, as on the command line of `echelon train`. What
-level 0 learns by itself, in the stages that train the encoder, is trained once a seed for all
-variants that agree on it; each variant's own training starts from there.
+level 0 learns by itself is trained once a seed for all variants that agree on it; each variant's own
+training starts from there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ import numpy as np
 from echelon import schema
 from echelon.atlas import Atlas
 from echelon.collect import collect
-from echelon.config import DistanceConfig, ModelConfig, PlannerConfig, TrainConfig, to_dict
+from echelon.config import (
+    DistanceConfig,
+    ModelConfig,
+    PlannerConfig,
+    StageConfig,
+    TrainConfig,
+    to_dict,
+)
 from echelon.data.episodes import Episodes
 from echelon.demo import HELD_OUT_SEED, DemoConfig, seeded, trials_of
 from echelon.diagnostics import diagnose, sign_agreement
@@ -124,7 +131,12 @@ VARIANTS = (
         "level 1 trains, and shapes the encoder, from the start",
         {"train.stages.0.levels": [0, 1], "train.stages.0.gradient_below": True},
     ),
-    Variant("staged", "stages", "level 1 on a frozen level 0", {"train.stages.1.levels": [1]}),
+    Variant(
+        "staged",
+        "stages",
+        "level 0 is done when its encoder is",
+        {"train.stages.1.levels": [1]},
+    ),
     Variant("stop-gradient", "targets", "no EMA, a stopped gradient alone", {"train.ema": 0.0}),
     Variant(
         "vicreg-1",
@@ -266,40 +278,50 @@ def configured(variant: Variant, config: DemoConfig) -> tuple[ModelConfig, Train
 
 
 def split(model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig, TrainConfig]:
-    """What level 0 learns by itself from images, as a model and a training of its own, and the
-    stages after that; there may be none of either.
+    """What level 0 learns by itself, as a model and a training of its own, and what comes after it;
+    there may be none of either.
+
+    Levels that train side by side on a frozen encoder, and send each other no gradient, learn what
+    they would learn one after the other: the levels above wait until level 0 is done.
     """
-    alone_for = 0
-    for stage in train.stages:
-        if not stage.train_encoder or max(stage.levels, default=0) > 0:
-            break
-        alone_for += 1
     level = model.levels[0]
+    apart = level.distance.kind == "latent" or level.distance.shape_latent
     if not level.distance.shape_latent:  # then its head can be trained later
         level = replace(level, distance=DistanceConfig())
+    first: list[StageConfig] = []
+    rest = list(train.stages)
+    while rest and not any(rest[0].levels) and (rest[0].train_encoder or apart):
+        first.append(rest.pop(0))
+    both = rest[0] if first and rest and apart else None
+    if both and 0 in both.levels and not (both.train_encoder or both.gradient_below):
+        first.append(replace(both, levels=(0,)))
+        rest[0] = replace(both, levels=tuple(index for index in both.levels if index))
     stem = replace(model, levels=(level,))
-    first, rest = train.stages[:alone_for], train.stages[alone_for:]
-    return stem, replace(train, stages=first), replace(train, stages=rest)
+    return stem, replace(train, stages=tuple(first)), replace(train, stages=tuple(rest))
 
 
 def train_variant(
     variant: Variant, config: DemoConfig, episodes: Episodes, folder: Path, progress: Progress
 ) -> tuple[Trainer, Hierarchy]:
-    """A trained variant; what it shares with others is trained once, by the first that asks."""
+    """A trained variant; what it shares with others is trained once, by the first that asks, and kept
+    stage by stage.
+    """
     model, train = configured(variant, config)
     if variant.auto:
         model = propose(measure(episodes), model).model
         train = fit_stages(train, len(model.levels))
     stem, first, rest = split(model, train)
-    if first.stages and rest.stages:
-        options = json.dumps([to_dict(stem), to_dict(first)])
+    start = None
+    for done in range(1, len(first.stages) + 1):
+        options = json.dumps([to_dict(stem), to_dict(replace(first, stages=first.stages[:done]))])
         shared = folder / f"stem-{hashlib.sha256(options.encode()).hexdigest()[:12]}"
+        stage = replace(first, stages=first.stages[done - 1 : done], start_from=start)
         with alone(shared):
-            trainer = Trainer(episodes, stem, first, shared)
+            trainer = Trainer(episodes, stem, stage, shared)
             trainer.run(progress)
-        train = replace(rest, start_from=str(trainer.checkpoint))
+        start = str(trainer.checkpoint)
     with alone(folder / variant.name):
-        trainer = Trainer(episodes, model, train, folder / variant.name)
+        trainer = Trainer(episodes, model, replace(rest, start_from=start), folder / variant.name)
         return trainer, trainer.run(progress)
 
 

@@ -25,7 +25,7 @@ class PatchEncoder(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.full((image_size, image_size, 3), 127.5))
         self.register_buffer("scale", torch.tensor(1 / 127.5))
-        self.patches = nn.Conv2d(3, channels, self.PATCH, stride=self.PATCH)
+        self.patches = nn.Linear(3 * self.PATCH**2, channels)
         cells = (image_size // self.PATCH) ** 2
         self.readout = nn.Sequential(
             nn.ReLU(),
@@ -36,6 +36,12 @@ class PatchEncoder(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
-        x = (frames.reshape(-1, *frames.shape[-3:]) - self.mean).mul_(self.scale)
-        latent = self.readout(self.patches(x.permute(0, 3, 1, 2)))
+        seen = self._cut(frames.reshape(-1, *frames.shape[-3:]))
+        x = (seen - self._cut(self.mean[None])).mul_(self.scale)
+        latent = self.readout(self.patches(x))
         return latent.reshape(*frames.shape[:-3], -1)
+
+    def _cut(self, images: Tensor) -> Tensor:
+        """``[N, H, W, 3] -> [N, patches, pixels]``, copied while they are bytes."""
+        rows = images.unflatten(1, (-1, self.PATCH)).unflatten(3, (-1, self.PATCH))
+        return rows.transpose(2, 3).flatten(3).flatten(1, 2)
