@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from echelon.agent import Agent
 from echelon.config import OptimizerConfig, PlannerConfig
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.costs import DistanceCost
-from echelon.types import EchelonError, Spent
+from echelon.planning.ledger import Budget
+from echelon.planning.planner import Planner
+from echelon.types import EchelonError, Plan
 
 SEARCH = OptimizerConfig(candidates=8, iterations=2, elites=2)
 FINE, COARSE, COARSER = (PlannerConfig(h, r, SEARCH) for h, r in ((6, 2), (3, 4), (2, 8)))
@@ -54,7 +57,9 @@ def test_any_number_of_levels_act(levels: int) -> None:
     for level, config in zip(shown["levels"][::-1], CONFIGS, strict=False):
         assert len(level["actions"]) == len(level["predicted"]) == config.horizon
         assert len(level["goal"]) == len(level["predicted"][0])
-    assert set(shown["spent"]) == {"predictor_calls", "gflops"}
+        assert len(level["distance"]) == len(level["distance_at_random"]["low"]) == config.horizon
+        assert set(level["spent"]) == {"predictor_calls", "gflops", "seconds"}
+        assert ("left" in level) == ("pursued" in level) == (level["level"] > 0)
 
 
 def test_one_planner_on_a_hierarchy_is_the_flat_model() -> None:
@@ -64,7 +69,9 @@ def test_one_planner_on_a_hierarchy_is_the_flat_model() -> None:
     one.load_state_dict(weights)
     above, alone = Agent.of(two, [FINE], seed=3), Agent.of(one, [FINE], seed=3)
     assert np.array_equal(drive(above), drive(alone))
-    assert above.explain()["levels"] == alone.explain()["levels"]
+    one_plan, other_plan = above.explain()["levels"][0], alone.explain()["levels"][0]
+    assert one_plan["spent"].pop("seconds") != other_plan["spent"].pop("seconds")
+    assert one_plan == other_plan
 
 
 def test_with_and_without_a_batch() -> None:
@@ -77,7 +84,7 @@ def test_with_and_without_a_batch() -> None:
         assert one.shape == (1,)
         assert many.shape == (1, 1)
         assert np.array_equal(one, many[0])
-        assert single.spent == batched.spent
+        assert torch.equal(single.spent.macs, batched.spent.macs)
 
 
 def test_same_seed_same_actions() -> None:
@@ -106,7 +113,7 @@ def test_keeping_some_leaves_their_plans_as_they_were() -> None:
     for t in range(1, 6):
         kept = some.act(images(t)[[2, 0]])
         assert np.array_equal(kept, all_.act(images(t))[[2, 0]])
-        assert some.spent == Spent()
+        assert some.spent.macs.tolist() == [0, 0]
     # A new plan is for those that are left.
     assert some.act(images(6)[[2, 0]]).shape == (2, 1)
     assert some.plan.goals[0]["z"].shape == (2, 4)
@@ -143,9 +150,10 @@ def test_plans_are_made_on_the_clock_and_charged_with_what_is_encoded() -> None:
     for t in range(7):
         agent.act(images(t))
         spent.append(agent.spent)
-    assert [s.calls for s in spent] == [(2 * 8 + 1) * 6, 0, 0] * 2 + [(2 * 8 + 1) * 6]
-    assert spent[1] == Spent()
-    assert spent[0] == spent[3]
+    calls = (2 * 8 + 1) * 6
+    assert [s.calls.tolist() for s in spent] == [[n] * 3 for n in (calls, 0, 0, calls, 0, 0, calls)]
+    assert spent[1].macs.tolist() == [0] * 3
+    assert torch.equal(spent[0].macs, spent[3].macs)
     clip = torch.from_numpy(np.stack([GOALS, GOALS], 1))
     state = model.encode(clip)
     with torch.no_grad(), FlopCounterMode(display=False) as encoding:
@@ -153,7 +161,7 @@ def test_plans_are_made_on_the_clock_and_charged_with_what_is_encoded() -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as step:
         model.predict(state, torch.zeros(3, 1))
     per_call, once = step.get_total_flops() // 6, encoding.get_total_flops() // 6
-    assert spent[0].macs == spent[0].calls * per_call + once
+    assert spent[0].macs.tolist() == [calls * per_call + once] * 3
 
 
 def test_the_actions_of_a_kept_plan_follow_one_another() -> None:
@@ -164,8 +172,66 @@ def test_the_actions_of_a_kept_plan_follow_one_another() -> None:
         assert agent.plan is not None
         lowest = agent.plan.lowest
         # Level 1 makes a new plan at 4, and level 0 with it.
-        assert lowest.time == (0, 0, 0, 3, 4, 4, 4, 7)[t]
-        assert np.array_equal(action, lowest.actions[:, t - lowest.time].numpy())
+        made = (0, 0, 0, 3, 4, 4, 4, 7)[t]
+        assert lowest.made.tolist() == [made] * 3
+        assert np.array_equal(action, lowest.actions[:, t - made].numpy())
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_budget_of_compute_is_kept_and_used(levels: int) -> None:
+    model = make_model(levels)
+    usual = Agent.of(model, CONFIGS[:levels])
+    drive(usual, 1)
+    whole = int(usual.spent.macs[0])
+    for share in (0.3, 0.6, 1.0, 3.0, 20.0):
+        budget = Budget(tflops=2e-12 * share * whole)
+        agent = Agent.of(model, CONFIGS[:levels], budget=budget)
+        agent.reset(GOALS)
+        for t in range(9):
+            agent.act(images(t))
+            assert int(agent.spent.macs.max()) <= share * whole
+            if t == 0:  # every level searches
+                assert int(agent.spent.macs[0]) > (0.5 if share < 1 else 0.9) * share * whole
+
+
+def test_the_least_that_a_budget_can_be_is_told() -> None:
+    model = make_model(2)
+    agent = Agent.of(model, CONFIGS[:2], budget=Budget(tflops=1e-12))
+    agent.reset(GOALS)
+    with pytest.raises(EchelonError, match="the least that works is") as refusal:
+        agent.act(images(0))
+    least = float(str(refusal.value).rsplit(" ", 1)[1])
+    enough = Agent.of(model, CONFIGS[:2], budget=Budget(tflops=1.01 * least))
+    assert np.isfinite(drive(enough)).all()
+    for wrong in ({"tflops": 0.0}, {"ms": -1.0}, {"ms": float("nan")}):
+        with pytest.raises(EchelonError, match="must be above 0"):
+            Budget(**wrong)
+
+
+def test_a_budget_of_time_scales_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that runs with what is computed: a second for a million multiply-accumulates."""
+    model, clock = make_model(2), [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    real = Planner.plan
+
+    def timed(self: Planner, *arguments: Any, **named: Any) -> Plan:
+        plan = real(self, *arguments, **named)
+        if self.level.stride > 1:
+            clock[0] += 1e-3 + 1e-6 * int(plan.total.macs.sum())
+        return plan
+
+    monkeypatch.setattr(Planner, "plan", timed)
+    for ms in (300.0, 3000.0):
+        agent = Agent.of(model, CONFIGS[:2], budget=Budget(ms=ms))
+        agent.reset(GOALS)
+        took: list[float] = []
+        for t in range(40):
+            before = clock[0]
+            agent.act(images(t))
+            if t % 4 == 0 and t:  # both levels search; the first call measures the pace as well
+                took.append(1e3 * (clock[0] - before))
+        assert max(took) <= 1.1 * ms
+        assert min(took) >= 0.5 * ms
 
 
 @pytest.mark.parametrize("size", [8, 24])

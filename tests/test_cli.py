@@ -483,19 +483,47 @@ def test_images_that_cannot_be(
 def test_plan_prints_a_plan(trained: Path, images: Path, capsys: Capture) -> None:
     arguments = ["plan", str(trained / "checkpoint.safetensors")]
     arguments += ["--observation", str(images / "now.png"), "--goal", str(images / "goal.png")]
-    capsys.readouterr()
-    assert main(arguments) == 0
-    first = capsys.readouterr().out
-    coarse, fine = json.loads(first)["levels"]
+
+    def printed(*more: str) -> list[dict[str, Any]]:
+        capsys.readouterr()
+        assert main([*arguments, *more]) == 0
+        levels = json.loads(capsys.readouterr().out)["levels"]
+        assert all(level["spent"].pop("seconds") > 0 for level in levels)
+        return levels
+
+    first = printed()
+    coarse, fine = first
     settings = planner_for(ModelConfig(**_levels(trained)))
     assert (coarse["level"], fine["level"]) == (1, 0)
     assert len(fine["actions"]) == settings[0].horizon
-    assert len(coarse["actions"]) == settings[1].horizon
-    assert json.loads(first)["spent"]["predictor_calls"] > 0
-    assert main(arguments) == 0
-    assert capsys.readouterr().out == first
-    assert main([*arguments, "--seed", "1"]) == 0
-    assert capsys.readouterr().out != first
+    assert len(coarse["actions"]) == len(coarse["left"]) == settings[1].horizon
+    assert coarse["spent"]["predictor_calls"] > 0
+    assert printed() == first
+    assert printed("--seed", "1") != first
+    # A budget scales the searches.
+    whole = sum(level["spent"]["gflops"] for level in first) / 1e3
+    less = printed("--budget-tflops", f"{0.5 * whole:.4g}")
+    assert 0.3 * whole < sum(level["spent"]["gflops"] for level in less) / 1e3 <= 0.5 * whole
+    line = refused(capsys, *arguments, "--budget-tflops", "1e-9")
+    assert "too small for one round of every level; the least that works is" in line
+    assert "budget-ms: 0.0 buys nothing" in refused(capsys, *arguments, "--budget-ms", "0")
+    assert "too short for one round" in refused(capsys, *arguments, "--budget-ms", "1e-3")
+
+
+def test_plan_draws_a_plan(
+    trained: Path, images: Path, episodes: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    arguments = ["plan", str(trained / "checkpoint.safetensors")]
+    arguments += ["--observation", str(images / "now.png"), "--goal", str(images / "goal.png")]
+    assert "give --picture too" in refused(capsys, *arguments, "--episodes", episodes)
+    sizes: list[tuple[int, ...]] = []
+    for more in ([], ["--episodes", str(episodes)]):
+        out = tmp_path / f"{len(more)}.png"
+        assert main([*arguments, "--picture", str(out), *more]) == 0
+        picture = read_png(out)
+        assert picture.std() > 10
+        sizes.append(picture.shape)
+    assert sizes[1][1] > sizes[0][1]  # a column a predicted state
 
 
 def _levels(trained: Path) -> dict[str, Any]:

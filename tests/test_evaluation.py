@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.report.inputs import Diagnostics
 from echelon.schema import read
-from echelon.types import EchelonError, Spent
+from echelon.types import EchelonError
 
 LAYOUT = layouts.generate(2, seed=0)
 LARGE = layouts.generate(6, seed=0)
@@ -35,7 +36,7 @@ SEARCH = OptimizerConfig(candidates=8, iterations=1, elites=2)
 FINE, COARSE = PlannerConfig(5, 2, SEARCH), PlannerConfig(2, 4, SEARCH)
 FLAT = Method("flat", "tiny", (FINE,))
 DEEP = Method("hierarchical", "tiny", (FINE, COARSE))
-SAME_COST = Method("control:flat-same-cost", "tiny", (FINE,), "upper")
+SAME_COST = Method("control:flat-same-cost", "tiny", (replace(FINE, cost="upper"),))
 RANDOM = Method("control:random", "uniform")
 QUIET = Progress(quiet=True)
 BUDGET = 7
@@ -128,12 +129,14 @@ def test_no_trials_are_refused(count: int) -> None:
 def test_the_ledger_is_the_sum_over_steps_that_were_needed(
     model: Hierarchy, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spent: list[tuple[int, Spent]] = []
+    spent: list[tuple[int, int, int]] = []
     real = Agent.act
 
     def noting(agent: Agent, observation: Any) -> Any:
         actions = real(agent, observation)
-        spent.append((len(observation), agent.spent))
+        assert len(set(agent.spent.calls.tolist())) == 1
+        calls, macs = int(agent.spent.calls[0]), int(agent.spent.macs[0])
+        spent.append((len(observation), calls, macs))
         return actions
 
     monkeypatch.setattr(Agent, "act", noting)
@@ -141,11 +144,11 @@ def test_the_ledger_is_the_sum_over_steps_that_were_needed(
     assert out.steps.tolist() == [BUDGET, BUDGET, 1]
     assert out.success.tolist() == [False, False, True]
     # An ended trial costs nothing more, though the others go on.
-    assert [rows for rows, _ in spent] == [3] + [2] * (BUDGET - 1)
-    assert [s.calls > 0 for _, s in spent] == [t % 2 == 0 for t in range(BUDGET)]
+    assert [rows for rows, _, _ in spent] == [3] + [2] * (BUDGET - 1)
+    assert [calls > 0 for _, calls, _ in spent] == [t % 2 == 0 for t in range(BUDGET)]
     for i, steps in enumerate(out.steps):
-        assert out.calls[i] == sum(s.calls for _, s in spent[:steps])
-        assert out.macs[i] == sum(s.macs for _, s in spent[:steps])
+        assert out.calls[i] == sum(calls for _, calls, _ in spent[:steps])
+        assert out.macs[i] == sum(macs for _, _, macs in spent[:steps])
         assert len(out.paths[i]) == steps + 1
     # Levels 0 and 1 plan at steps 0 and 4, level 0 alone at 2 and 6.
     assert out.calls[0] == 4 * (8 + 1) * 5 + 2 * (8 + 1) * 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from echelon.config import DistanceConfig, OptimizerConfig, PlannerConfig
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.cem import CEM
-from echelon.planning.costs import DistanceCost, LiftedCost
+from echelon.planning.costs import DistanceCost, lifted
 from echelon.planning.ledger import macs_of
 from echelon.planning.mppi import MPPI
 from echelon.planning.planner import Planner, build, rollout
@@ -27,6 +27,7 @@ from echelon.types import (
     Plan,
     Spent,
     State,
+    never,
     tree_map,
 )
 
@@ -59,11 +60,18 @@ class Point:
         move = action @ (self.reach * torch.eye(self.size))
         return {"z": state["z"] + move, "dz": move}
 
+    @property
+    def neighbours(self) -> tuple[State, State]:
+        return at([0.0, 0.0]), at([self.reach, self.reach])
+
     def lower(self, state: State) -> State:
         return state
 
-    def distance(self, state: State, goal: State) -> Tensor:
-        return apart(state, goal)
+    def place(self, state: State) -> State:
+        return state
+
+    def measure(self, kind: str) -> Callable[[State, State], Tensor]:
+        return apart
 
 
 @dataclass
@@ -81,13 +89,16 @@ class Metered(Point):
 
 @dataclass
 class Fixed:
-    """Answers with given actions, and notes what it was asked."""
+    """Answers with given actions, of which it evaluates 3, and notes what it was asked."""
 
     actions: Tensor
+    """[1, H, A], or [1, M, H, A] for the best M"""
     starts: list[Tensor] = field(default_factory=list)
     warms: list[Tensor] = field(default_factory=list)
-    candidates: int = 3
-    iterations: int = 1
+    evaluations: int = 3
+
+    def scaled(self, effort: float) -> Fixed:
+        return self
 
     def minimize(
         self,
@@ -96,11 +107,15 @@ class Fixed:
         warm: Tensor,
         prior: ActionPrior,
         generator: torch.Generator,
+        keep: int = 1,
+        stop: Callable[[], bool] = never,
     ) -> tuple[Tensor, Tensor]:
         self.starts.append(start)
         self.warms.append(warm)
-        actions = self.actions.expand(len(start), -1, -1)
-        return actions, objective(actions[:, None])[:, 0]
+        best = self.actions if self.actions.ndim == 4 else self.actions[:, None]
+        best = best.expand(len(start), keep, -1, -1)
+        cost = objective(torch.cat([best, best[:, :1].expand(-1, 3 - keep, -1, -1)], 1))
+        return best, cost[:, :keep]
 
 
 LEVELS = (Point(1, 0.1), Point(4, 0.4), Point(2, 0.8))
@@ -123,9 +138,14 @@ def fixed_planner(
     planner: Planner | None = None
     searches = [Fixed(torch.full((1, horizon, 2), action)) for horizon in horizons]
     for level, search, horizon, replan in zip(LEVELS, searches, horizons, replans, strict=False):
-        planner = Planner(level, search, COST, horizon, replan, planner)
+        planner = Planner(level, search, COST, PlannerConfig(horizon, replan), planner)
     assert planner is not None
     return planner, searches
+
+
+def took(spent: Spent) -> list[tuple[int, int]]:
+    """Calls and multiply-accumulates of each environment."""
+    return list(zip(spent.calls.tolist(), spent.macs.tolist(), strict=True))
 
 
 def plan(
@@ -196,7 +216,7 @@ def test_planners_of_any_depth_drive_to_the_goal(depth: int, kind: str) -> None:
     for now in range(28):
         last = plan(planner, state, goal, now, last)
         lowest = last.lowest
-        state = LEVELS[0].predict(state, lowest.actions[:, now - lowest.time])
+        state = LEVELS[0].predict(state, lowest.actions[torch.arange(2), now - lowest.made])
     assert apart(state, goal).max() < 0.1
 
 
@@ -230,7 +250,7 @@ def test_what_is_handed_down_is_lowered_once_a_level() -> None:
     planner: Planner | None = None
     for stride in (1, 4, 2):
         level = Shifted(stride, 0.5)
-        planner = Planner(level, search, COST, 2, 1, planner)
+        planner = Planner(level, search, COST, PlannerConfig(2, 1), planner)
     assert planner is not None
     found = plan(planner, at([0.0, 0.0]), at([99.0, 99.0]))
     assert found.below is not None
@@ -265,8 +285,8 @@ def test_states_with_leaves_of_any_rank_are_handed_down() -> None:
 
     levels = [Remembering(1, 0.1), Remembering(4, 0.4)]
     search = Fixed(torch.ones(1, 3, 2))
-    below = Planner(levels[0], search, COST, 3, 1)
-    planner = Planner(levels[1], search, COST, 3, 1, below)
+    below = Planner(levels[0], search, COST, PlannerConfig(3, 1))
+    planner = Planner(levels[1], search, COST, PlannerConfig(3, 1), below)
     goal = here(50, [0.3, 0.3], [0.9, 0.9])
     found = plan(planner, here(7, [0.0, 0.0], [0.0, 0.0]), goal)
     assert found.below is not None
@@ -302,7 +322,7 @@ def test_clocks(replans: Sequence[int], expected: Sequence[list[int]]) -> None:
         part: Plan | None = last
         for made in reversed(times):
             assert part is not None
-            assert part.time == made[-1]
+            assert part.made.tolist() == made[-1:]
             part = part.below
     assert times == list(expected)
 
@@ -313,20 +333,22 @@ def test_a_kept_plan_costs_nothing_and_keeps_its_subgoal() -> None:
     first = plan(planner, at([0.0, 0.0]), goal)
     assert first.below is not None
     kept = plan(planner, at([0.5, 0.5]), goal, 1, first)
-    assert kept.spent == Spent()
+    assert took(kept.total) == [(0, 0)]
+    assert kept.total.seconds == 0
     assert kept.below is not None
-    assert kept.below.spent == Spent()
     assert kept.actions is first.actions
     assert kept.below.actions is first.below.actions
     below_only = plan(planner, at([0.5, 0.5]), goal, 2, kept)
     assert below_only.below is not None
-    assert below_only.spent == below_only.below.spent == Spent((3 + 1) * 8, below_only.spent.macs)
+    assert took(below_only.spent) == [(0, 0)]
+    assert below_only.total.calls.tolist() == [(3 + 1) * 8]
+    assert below_only.total.seconds > 0
     assert below_only.actions is first.actions
     # Seen from where it is by now, towards the subgoal it was given before.
     assert below_only.below.states["z"][0, 0].tolist() == pytest.approx([0.6, 0.6])
     assert torch.equal(below_only.below.goals[0]["z"], first.below.goals[0]["z"])
     all_again = plan(planner, at([0.5, 0.5]), goal, 4, below_only)
-    assert all_again.spent.calls == (3 + 1) * (8 + 3)
+    assert all_again.total.calls.tolist() == [(3 + 1) * (8 + 3)]
     assert all_again.below is not None
     assert all_again.below.goals[0]["z"].tolist() == [pytest.approx([0.9, 0.9])]
 
@@ -336,10 +358,181 @@ def test_force_makes_a_new_plan() -> None:
     state, goal = (at([0.0, 0.0]),) * 2, (at([9.0, 9.0]),) * 2
     first = planner.plan(state, goal, 0, rng())
     other = (at([-5.0, 0.0]),) * 2
-    forced = planner.plan(state, other, 1, rng(), first, force=True)
+    forced = planner.plan(state, other, 1, rng(), first, torch.tensor([True]))
     assert [len(search.starts) for search in searches] == [2, 2]
-    assert forced.goals is other
-    assert forced.time == forced.lowest.time == 1
+    assert torch.equal(forced.goals[-1]["z"], other[-1]["z"])
+    assert forced.made.tolist() == forced.lowest.made.tolist() == [1]
+
+
+def clocked(action: float = 1.0, **clocks: Any) -> tuple[Planner, list[Fixed]]:
+    """Two levels: the upper one of 4 steps' duration and horizon 3, its plan kept for 12."""
+    searches = [Fixed(torch.full((1, horizon, 2), action)) for horizon in (8, 3)]
+    below = Planner(LEVELS[0], searches[0], COST, PlannerConfig(8, 2))
+    config = PlannerConfig(3, 12, **clocks)
+    return Planner(LEVELS[1], searches[1], COST, config, below), searches
+
+
+def follow(
+    planner: Planner, places: Sequence[Sequence[Sequence[float]]], times: Sequence[int]
+) -> list[Plan]:
+    """The plans of environments that are at `places` [len(times)][B][2] whatever is planned."""
+    plans: list[Plan] = []
+    for now, here in zip(times, places, strict=True):
+        goal = at(*[[9.0, 9.0]] * len(here))
+        plans.append(plan(planner, at(*here), goal, now, plans[-1] if plans else None))
+    return plans
+
+
+def aimed_at(found: Plan) -> list[float]:
+    """The first coordinate of each environment's subgoal."""
+    assert found.below is not None
+    return found.below.goals[-1]["z"][:, 0].tolist()
+
+
+def test_subgoals_are_pursued_one_after_the_other_without_another_search() -> None:
+    planner, searches = clocked()
+    plans = follow(planner, [[[0.0, 0.0]]] * 7, range(0, 14, 2))
+    # Predicted are 0.4, 0.8 and 1.2; after 12 steps the search is made again, from 0.
+    expected = [0.4, 0.4, 0.8, 0.8, 1.2, 1.2, 0.4]
+    assert [aimed_at(p)[0] for p in plans] == pytest.approx(expected)
+    assert len(searches[1].starts) == 2
+    assert [p.made.item() for p in plans] == [0] * 6 + [12]
+    # The level below searches on its own clock, and where its goal changed.
+    assert [p.lowest.made.item() for p in plans] == list(range(0, 14, 2))
+    # What was pursued to its end is left out of the next start.
+    assert searches[1].starts[-1][0, :, 0].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_subgoal_that_is_reached_early_gives_way_to_the_next() -> None:
+    planner, searches = clocked(reached=0.5)
+    # Of the way to 0.4 (where it is 0.57 away), less than half is left at 0.25; then 0.8 is 0.55 away.
+    places = [[[x, x]] for x in (0.0, 0.1, 0.25, 0.3, 0.55)]
+    plans = follow(planner, places, (0, 2, 3, 4, 5))
+    assert [aimed_at(p)[0] for p in plans] == pytest.approx([0.4, 0.4, 0.8, 0.8, 1.2])
+    assert [p.since.item() for p in plans] == [0, 0, 3, 3, 5]
+    assert len(searches[1].starts) == 1
+    assert plans[2].gap.item() == pytest.approx(0.55)
+
+
+def test_each_environment_has_a_clock_of_its_own() -> None:
+    planner, searches = clocked(reached=0.5)
+    places = [[[0.0, 0.0], [0.0, 0.0]], [[0.05, 0.05], [0.35, 0.35]]]
+    _, later = follow(planner, places, (0, 1))
+    assert aimed_at(later) == pytest.approx([0.4, 0.8])
+    assert later.lowest.made.tolist() == [0, 1]
+    assert [len(start) for start in searches[0].starts] == [2, 1]
+    assert later.total.calls.tolist() == [0, (3 + 1) * 8]
+
+
+def test_the_watchdog_searches_again_where_the_world_departs() -> None:
+    planner, searches = clocked(watchdog=0.5)
+    # After 2 of 4 steps half of the way may be left, and half of it more: 0.4 of 0.4, not 0.5.
+    places = [[[0.0, 0.0]] * 3, [[0.2, 0.2], [0.0, 0.0], [-0.1, -0.1]]]
+    _, later = follow(planner, places, (0, 2))
+    assert later.made.tolist() == [0, 0, 2]
+    assert len(searches[1].starts[-1]) == 1
+    assert aimed_at(later) == pytest.approx([0.4, 0.4, 0.3])
+    blind, searches = clocked()
+    _, later = follow(blind, places, (0, 2))
+    assert later.made.tolist() == [0, 0, 0]
+
+
+def test_near_the_goal_planning_enters_below() -> None:
+    planner, searches = clocked(enter=1.0)
+    # One step here is 0.4 in each direction.
+    states = (at([0.0, 0.0], [0.0, 0.0]),) * 2
+    goals = (at([0.39, 0.39], [0.7, 0.7]),) * 2
+    found = planner.plan(states, goals, 0, rng())
+    assert found.direct.tolist() == [True, False]
+    assert [len(start) for search in searches for start in search.starts] == [2, 1]
+    assert found.spent.calls.tolist() == [0, (3 + 1) * 3]
+    assert aimed_at(found) == pytest.approx([0.39, 0.4])
+    # Nothing is near any more: the goal moved away, and the upper level searches for both.
+    away = (at([9.0, 9.0], [9.0, 9.0]),) * 2
+    found = planner.plan(states, away, 1, rng(), found, torch.tensor([True, True]))
+    assert found.direct.tolist() == [False, False]
+    assert aimed_at(found) == pytest.approx([0.4, 0.4])
+
+
+# ---------------------------------------------------------------------------- reachability
+
+
+def test_a_subgoal_out_of_reach_is_refused() -> None:
+    # The best plan wants to go to the right, the next one up; the level below can only go one way.
+    right, up, both = ([1.0, 0.0], [0.0, 1.0], [0.7, 0.7])
+    options = torch.tensor([right, up, both])[None, :, None].expand(1, 3, 2, 2)
+    for can, taken in ((up, up), (right, right), (both, both)):
+        below = Planner(
+            LEVELS[0], Fixed(torch.tensor(can).expand(1, 4, 2)), COST, PlannerConfig(4, 4)
+        )
+        planner = Planner(LEVELS[1], Fixed(options), COST, PlannerConfig(2, 4, options=3), below)
+        found = plan(planner, at([0.0, 0.0], [1.0, 1.0]), at([9.0, 9.0], [9.0, 9.0]))
+        assert torch.equal(found.actions, torch.tensor(taken).expand(2, 2, 2))
+        start = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+        assert found.below is not None
+        assert torch.allclose(found.below.goals[0]["z"], start + 0.4 * torch.tensor(taken))
+        # 3 evaluated and 3 rolled out here; below, 3 searches that try the options, then the plan.
+        assert found.spent.calls.tolist() == [(3 + 3) * 2 + 3 * (3 + 1) * 4] * 2
+        assert found.below.spent.calls.tolist() == [(3 + 1) * 4] * 2
+
+
+def test_where_nothing_can_be_reached_the_nearest_miss_is_taken() -> None:
+    options = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[None, :, None].expand(1, 2, 2, 2)
+    mostly_up = Fixed(torch.tensor([0.05, 0.1]).expand(1, 4, 2))
+    below = Planner(LEVELS[0], mostly_up, COST, PlannerConfig(4, 4))
+    config = PlannerConfig(2, 4, options=2, reach=0.1)
+    planner = Planner(LEVELS[1], Fixed(options), COST, config, below)
+    found = plan(planner, at([0.0, 0.0]), at([9.0, 1.0]))
+    assert found.actions[0, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_all_of_it_together_drives_to_the_goal(depth: int) -> None:
+    upper = {"options": 3, "reached": 0.2, "watchdog": 0.5, "enter": 1.0, "hand_down": "lift"}
+    configs = [PlannerConfig(4, 2, OPTIMIZER), PlannerConfig(3, 12, OPTIMIZER, **upper)]
+    configs = [*configs, PlannerConfig(3, 16, OPTIMIZER, **upper)][:depth]
+    planner = build(LEVELS, configs)
+    generator = rng()
+    state, goal = at([0.0, 0.0], [1.0, 1.0]), at([1.5, -0.9], [0.9, 1.0])
+    last: Plan | None = None
+    for now in range(32):
+        last = planner.plan((state,) * depth, (goal,) * depth, now, generator, last)
+        state = LEVELS[0].predict(
+            state, last.lowest.actions[torch.arange(2), now - last.lowest.made]
+        )
+    assert apart(state, goal).max() < 0.1
+
+
+def test_the_level_below_can_be_judged_by_the_subgoal_itself() -> None:
+    class Halved(Point):
+        def place(self, state: State) -> State:
+            return {"z": state["z"] / 2}
+
+        def lower(self, state: State) -> State:
+            return {"z": torch.full_like(state["z"], 77.0)}
+
+    levels = [Point(1, 0.1), Halved(4, 0.4)]
+    configs = [PlannerConfig(4, 4), PlannerConfig(2, 4, hand_down="lift")]
+    planner = build(levels, configs)
+    planner.optimizer = Fixed(torch.ones(1, 2, 2))
+    far = ({"z": torch.full((1, 2), 9.0)},) * 2
+    found = planner.plan((at([0.0, 0.0]),) * 2, far, 0, rng())
+    assert found.below is not None
+    asked = found.below.goals[0]
+    assert asked["z"].tolist() == [[77.0, 77.0]]
+    assert asked["above"]["z"].tolist() == [pytest.approx([0.4, 0.4])]
+    # Below, 0.4 up here is 0.8: out of reach, and in that direction.
+    assert found.below.actions.mean() > 0.5
+    reached = found.below.states["z"][0, -1]
+    cost = apart({"z": found.below.states["z"] / 2}, asked["above"] | {}).amin()
+    assert cost == pytest.approx((0.4 - reached.mean() / 2).item(), abs=0.05)
+    # A goal that is near is handed down as itself, in both words.
+    goals = ({"z": torch.full((1, 2), 0.5)}, {"z": torch.full((1, 2), 0.25)})
+    near = planner.plan((at([0.0, 0.0]),) * 2, goals, 0, rng())
+    assert near.below is not None
+    assert near.direct.tolist() == [True]
+    assert near.below.goals[0]["z"].tolist() == [[0.5, 0.5]]
+    assert near.below.goals[0]["above"]["z"].tolist() == [[0.25, 0.25]]
 
 
 # ---------------------------------------------------------------------------- warm start
@@ -348,7 +541,7 @@ def test_force_makes_a_new_plan() -> None:
 def test_a_search_starts_from_the_last_plan_shifted() -> None:
     ramp = torch.arange(1.0, 6.0)[None, :, None].expand(1, 5, 2) / 10
     search = Fixed(ramp)
-    planner = Planner(Point(mean=-0.5), search, COST, 5, 1)
+    planner = Planner(Point(mean=-0.5), search, COST, PlannerConfig(5, 1))
     state, goal = at([0.0, 0.0], [1.0, 0.0]), at([9.0, 9.0], [9.0, 9.0])
     last: Plan | None = None
     for now, expected in (
@@ -369,8 +562,8 @@ def test_a_search_starts_from_the_last_plan_shifted() -> None:
 def test_the_start_is_shifted_by_steps_of_its_own_level() -> None:
     ramp = torch.tensor([0.1, 0.2, 0.3])[None, :, None].expand(1, 3, 2)
     searches = [Fixed(torch.zeros(1, 8, 2)), Fixed(ramp)]
-    below = Planner(LEVELS[0], searches[0], COST, 8, 1)
-    planner = Planner(LEVELS[1], searches[1], COST, 3, 1, below)
+    below = Planner(LEVELS[0], searches[0], COST, PlannerConfig(8, 1))
+    planner = Planner(LEVELS[1], searches[1], COST, PlannerConfig(3, 1), below)
     last: Plan | None = None
     # The last plan is always one made in the call before, so what counts is the time since then.
     for now, expected in (
@@ -383,7 +576,7 @@ def test_the_start_is_shifted_by_steps_of_its_own_level() -> None:
         last = plan(planner, at([0.0, 0.0]), at([9.0, 9.0]), now, last)
         assert searches[1].starts[-1][0, :, 0].tolist() == pytest.approx(expected)
     # Two strides make a step of level 2 as long as 8 of the environment.
-    top = Planner(LEVELS[2], Fixed(ramp), COST, 3, 1, planner)
+    top = Planner(LEVELS[2], Fixed(ramp), COST, PlannerConfig(3, 1), planner)
     assert top.duration == 8
     last = plan(top, at([0.0, 0.0]), at([9.0, 9.0]))
     for now, expected in ((7, [0.1, 0.2, 0.3]), (15, [0.2, 0.3, 0.0])):
@@ -408,27 +601,33 @@ def test_the_ledger_is_what_was_really_spent(kind: str, batch: int) -> None:
         for level in levels:
             level.rows = level.flops = 0
         last = plan(planner, state, goal, now, last)
-        assert sum(level.rows for level in levels) == batch * last.spent.calls
-        assert sum(level.flops for level in levels) == 2 * batch * last.spent.macs
+        assert sum(level.rows for level in levels) == int(last.total.calls.sum())
+        assert sum(level.flops for level in levels) == 2 * int(last.total.macs.sum())
         # A step is one matrix product of 2 x 2.
-        assert last.spent.macs == 4 * last.spent.calls
+        assert torch.equal(last.total.macs, 4 * last.total.calls)
     flat = build(levels, configs[:1])
-    assert plan(flat, state, goal).spent == Spent((3 * 6 + 1) * 5, 4 * (3 * 6 + 1) * 5)
+    evaluated = (3 * 6 + 1) * 5
+    assert took(plan(flat, state, goal).spent) == [(evaluated, 4 * evaluated)] * batch
+
+
+class Spread(Point):
+    """A level whose place is a product of 2 x 7 away from the one below."""
+
+    def place(self, state: State) -> State:
+        return {"z": state["z"] @ torch.ones(2, 7)}
 
 
 def test_the_ledger_counts_the_lift_of_a_cost() -> None:
-    weight = torch.ones(2, 7)
-    cost = LiftedCost(lambda state: {"z": state["z"] @ weight}, COST)
     # White noise, since to correlate it is a product of its own that the ledger leaves out.
     optimizer = OptimizerConfig(candidates=8, correlation=0.0)
-    planner = build([Point()], [PlannerConfig(5, 1, optimizer)], [cost])
+    planner = build([Point(), Spread()], [PlannerConfig(5, 1, optimizer, cost="upper")])
     state, goal = at([0.0, 0.0], [0.0, 0.0]), at([3.0, 3.0], [3.0, 3.0])
     last = plan(planner, state, goal)
     with FlopCounterMode(display=False) as counter:
         last = plan(planner, state, goal, 5, last)
-    lifted = 2 * (8 * 5 + 1) * 14  # in each of 2 rounds the states of 8 candidates, and the goal
-    assert last.spent.macs == (2 * 8 + 1) * 5 * 4 + lifted
-    assert counter.get_total_flops() == 2 * 2 * last.spent.macs
+    raised = 2 * (8 * 5 + 1) * 14  # in each of 2 rounds the states of 8 candidates, and the goal
+    assert last.spent.macs.tolist() == [(2 * 8 + 1) * 5 * 4 + raised] * 2
+    assert counter.get_total_flops() == 2 * 2 * int(last.spent.macs[0])
 
 
 def test_macs_of() -> None:
@@ -438,7 +637,9 @@ def test_macs_of() -> None:
 
 
 def test_spent_adds_up() -> None:
-    assert Spent(1, 2) + Spent(10, 20) == Spent(11, 22)
+    one, ten = (Spent(torch.tensor([n]), torch.tensor([2 * n]), 0.5 * n) for n in (1, 10))
+    assert took(one + ten) == [(11, 22)]
+    assert (one + ten).seconds == 5.5
 
 
 # ---------------------------------------------------------------------------- costs
@@ -482,14 +683,13 @@ def test_a_search_descends_the_distance_that_a_level_has(kind: Any) -> None:
             assert found[b, k].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_lifted_cost_is_the_cost_of_what_is_lifted() -> None:
-    def lift(state: State) -> State:
-        return {"z": state["z"] * torch.tensor([2.0, 0.0])}
-
-    states, goal = {"z": torch.rand(2, 3, 4, 2)}, {"z": torch.rand(2, 2)}
-    inner = DistanceCost(apart, 0.4)
-    assert torch.equal(LiftedCost(lift, inner)(states, goal), inner(lift(states), lift(goal)))
-    assert not torch.allclose(LiftedCost(lift, inner)(states, goal), inner(states, goal))
+def test_the_distance_of_the_level_above_is_that_of_what_is_lifted() -> None:
+    states, goal = {"z": torch.rand(2, 3, 4, 2)}, {"z": torch.rand(2, 1, 1, 2)}
+    upper = Spread()
+    expected = apart(upper.place(states), upper.place(goal))
+    assert torch.equal(lifted(upper, "level")(states, goal), expected)
+    asked = {"z": torch.zeros(2, 1, 1, 2), "above": upper.place(goal)}
+    assert torch.equal(lifted(upper, "level")(states, asked), expected)
 
 
 # ---------------------------------------------------------------------------- building, selecting
@@ -500,8 +700,8 @@ def test_build() -> None:
     planner = build(LEVELS, [PlannerConfig(5, 5), PlannerConfig(3, 9, mppi, minimum=0.2)])
     assert planner.level is LEVELS[1]
     assert isinstance(planner.optimizer, MPPI)
-    assert planner.cost == DistanceCost(LEVELS[1].distance, 0.2)
-    assert (planner.horizon, planner.replan) == (3, 9)
+    assert planner.cost == DistanceCost(apart, 0.2)
+    assert (planner.config.horizon, planner.config.replan) == (3, 9)
     assert planner.below is not None
     assert planner.below.level is LEVELS[0]
     assert isinstance(planner.below.optimizer, CEM)
@@ -534,6 +734,7 @@ def test_select_selects_at_every_level() -> None:
         assert len(part.goals) == len(whole.goals)
         for one, all_ in zip(part.goals, whole.goals, strict=True):
             assert torch.equal(one["z"], all_["z"][index])
-        assert (part.time, part.spent) == (whole.time, whole.spent)
+        assert torch.equal(part.made, whole.made[index])
+        assert took(part.spent) == [took(whole.spent)[i] for i in index]
         whole, part = whole.below, part.below
     assert part is None

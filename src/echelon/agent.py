@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,20 @@ from torch import Tensor
 from echelon.checkpoint import load_model
 from echelon.config import PlannerConfig
 from echelon.models.hierarchy import Hierarchy, Observation
-from echelon.planning.ledger import macs_of
-from echelon.planning.planner import Planner, build, tree_leading
+from echelon.planning.explain import explain
+from echelon.planning.ledger import Budget, Meter, Pace, deadline, effort_within
+from echelon.planning.planner import Planner, build
 from echelon.presets import planner_for
-from echelon.types import Cost, EchelonError, Plan, Spent, State, tree_map
+from echelon.types import (
+    Cost,
+    EchelonError,
+    Plan,
+    Spent,
+    State,
+    never,
+    tree_leading,
+    tree_map,
+)
 
 
 def load(
@@ -26,14 +38,16 @@ def load(
     planner: Sequence[PlannerConfig] = (),
     device: torch.device | str = "cpu",
     seed: int = 0,
+    budget: Budget | None = None,
 ) -> Agent:
     """An agent with the model of a checkpoint.
 
+    budget: of each call that plans; searches are scaled to it.
     planner: settings for the levels that plan, level 0 first; by default those the model is known
         to work with. One alone plans flat.
     """
     model = load_model(path, device)
-    return Agent.of(model, planner or planner_for(model.config), seed)
+    return Agent.of(model, planner or planner_for(model.config), seed, budget=budget)
 
 
 @dataclass
@@ -41,20 +55,23 @@ class Agent:
     """Plans for a batch of environments at once, from images to actions.
 
     ``agent.reset(goal)`` then ``agent.act(observation)`` each step; with or without a leading batch
-    dimension. Several environments share one clock.
+    dimension. Each environment is looked at when one of its own clocks has run out.
     """
 
     model: Hierarchy
     planner: Planner
     seed: int = 0
+    budget: Budget | None = None
+    """of each call that plans; None plans as configured"""
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         self.model.eval()
-        self._encoding: int | None = None
+        self._meter = Meter()
+        self._pace: Pace | None = None
         self.goals: tuple[State, ...] = ()
         self.plan: Plan | None = None
-        self.spent = Spent()
+        self.spent = Spent.nothing(0, self.device)
 
     @staticmethod
     def of(
@@ -62,13 +79,14 @@ class Agent:
         configs: Sequence[PlannerConfig],
         seed: int = 0,
         costs: Sequence[Cost] = (),
+        budget: Budget | None = None,
     ) -> Agent:
         """An agent that plans at as many levels as there are `configs`, level 0 first."""
         if len(configs) > len(model.levels):
             raise EchelonError(
                 f"planner: {len(configs)} levels to plan at, but the model has {len(model.levels)}"
             )
-        return Agent(model, build(model.levels, configs, costs), seed)
+        return Agent(model, build(model.levels, configs, costs), seed, budget)
 
     @torch.no_grad()
     def reset(self, goal: NDArray[np.uint8]) -> None:
@@ -78,7 +96,7 @@ class Agent:
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
         seen = self._see({"pixels": self._clip(None, frames)})
         self.goals = tuple({"z": state["z"]} for state in seen)
-        self.plan, self.spent = None, Spent()
+        self.plan, self.spent = None, Spent.nothing(len(frames), self.device)
         self.now = 0
         self._seen: Tensor | None = None
 
@@ -94,24 +112,94 @@ class Agent:
         if not self.goals:
             raise EchelonError("agent: has no goal yet; call reset(goal) before act(observation)")
         frames = self._frames(observation)
-        if len(frames) != tree_leading(self.goals[0]):
+        (count,) = tree_leading(self.goals[0])
+        if len(frames) != count:
             raise EchelonError(
-                f"agent: {len(frames)} observations for {tree_leading(self.goals[0])} goals; give "
-                "one each, or keep() the environments that go on"
+                f"agent: {len(frames)} observations for {count} goals; give one each, or keep() the "
+                "environments that go on"
             )
         self._seen = self._clip(self._seen, frames)
-        self.spent = Spent()
-        if self.plan is None or self._due(self.plan):
-            observed = {"pixels": self._seen} | self._proprio(proprio, len(frames))
-            states = self._see(observed)
-            self.plan = self.planner.plan(states, self.goals, self.now, self.generator, self.plan)
-            if self._encoding is None:
-                self._encoding = macs_of(self._see, tree_map(lambda x: x[:1], observed))
-            self.spent = self.plan.spent + Spent(0, self._encoding)
+        self._observed = observed = {"pixels": self._seen} | self._proprio(proprio, count)
+        self.spent = Spent.nothing(count, self.device)
+        if self.plan is None:
+            self.plan = self._look(observed, torch.arange(count, device=self.device), None)
+        else:
+            rows = self.planner.due(self.plan, self.now).nonzero().squeeze(1)
+            if len(rows) == count:
+                self.plan = self._look(observed, rows, self.plan)
+            elif len(rows):
+                fresh = self._look(observed, rows, self.plan.select(rows))
+                self.plan = self.plan.put(rows, fresh)
         lowest = self.plan.lowest
-        action = lowest.actions[:, self.now - lowest.time].cpu().numpy()
+        step = (self.now - lowest.made)[:, None, None]
+        action = lowest.actions.take_along_dim(step, 1)[:, 0].cpu().numpy()
         self.now += 1
         return action if self._batched else action[0]
+
+    def _look(self, observed: Observation, rows: Tensor, previous: Plan | None) -> Plan:
+        """Encode what the environments `rows` [B'] show, and plan from there; `spent` says so."""
+        began = time.perf_counter()
+        here = observed if previous is None else tree_map(lambda x: x[rows], observed)
+        encoding = self._meter("see", self._see, tree_map(lambda x: x[:1], here))
+        states = self._see(here)
+        goals = tree_map(lambda x: x[rows], self.goals)
+        effort, stop = self._afford(states, goals, encoding, began)
+        plan = self.planner.plan(
+            states, goals, self.now, self.generator, previous, None, effort, stop
+        )
+        total = plan.total
+        if self._pace is not None:
+            spent = int(total.macs.sum()) + encoding * len(rows)
+            self._pace.learn(spent, time.perf_counter() - began)
+        self.spent = Spent(
+            self.spent.calls.index_copy(0, rows, total.calls),
+            self.spent.macs.index_copy(0, rows, total.macs + encoding),
+            time.perf_counter() - began,
+        )
+        return plan
+
+    def _afford(
+        self, states: tuple[State, ...], goals: tuple[State, ...], encoding: int, began: float
+    ) -> tuple[float, Callable[[], bool]]:
+        """The effort that the budget allows, and when to stop all the same."""
+        budget, (count,) = self.budget, tree_leading(states[0])
+        if budget is None:
+            return 1.0, never
+
+        def macs(effort: float) -> int:
+            return encoding + self.planner.macs(states, goals, effort)
+
+        least, allowed, stop = macs(0), math.inf, never
+        if budget.tflops is not None:
+            allowed = budget.tflops * 1e12 / 2
+            if least > allowed:
+                raise EchelonError(
+                    f"budget-tflops: {budget.tflops:g} is too small for one round of every level; the "
+                    f"least that works is {2e-12 * least:.3g}"
+                )
+        if budget.ms is not None:
+            if self._pace is None:
+                self._pace = self._paced(states, goals, count * least, budget.ms)
+            left = budget.ms / 1e3 - (time.perf_counter() - began)
+            allowed = min(allowed, self._pace.affords(left) / count)
+            stop = deadline(left)
+        return effort_within(macs, allowed), stop
+
+    def _paced(
+        self, states: tuple[State, ...], goals: tuple[State, ...], macs: int, ms: float
+    ) -> Pace:
+        """How fast this machine plans, by the least plan there is; the first one warms up."""
+        for _ in range(2):
+            began = time.perf_counter()
+            generator = torch.Generator(self.device).manual_seed(0)
+            self.planner.plan(states, goals, self.now, generator, effort=0.0)
+            seconds = time.perf_counter() - began
+        if seconds > ms / 1e3:
+            raise EchelonError(
+                f"budget-ms: {ms:g} is too short for one round of every level; the least that works "
+                f"here is about {1e3 * seconds:.3g}"
+            )
+        return Pace(macs, seconds)
 
     def keep(self, index: NDArray[np.int64]) -> None:
         """Go on with the environments `index` of the batch alone."""
@@ -120,32 +208,16 @@ class Agent:
         self.plan = self.plan.select(chosen) if self.plan is not None else None
         self._seen = self._seen[chosen] if self._seen is not None else None
 
+    @torch.no_grad()
     def explain(self) -> dict[str, Any]:
-        """The plan in force for the first environment, as plain types, highest level first."""
-        levels: list[dict[str, Any]] = []
-        plan = self.plan
-        while plan is not None:
-            levels.append(
-                {
-                    "level": len(plan.goals) - 1,
-                    "cost": plan.cost[0].item(),
-                    "actions": plan.actions[0].tolist(),
-                    "predicted": plan.states["z"][0].tolist(),
-                    "goal": plan.goals[-1]["z"][0].tolist(),
-                }
-            )
-            plan = plan.below
-        spent = {"predictor_calls": self.spent.calls, "gflops": 2e-9 * self.spent.macs}
-        return {"levels": levels, "spent": spent}
-
-    def _due(self, plan: Plan) -> bool:
-        planner: Planner | None = self.planner
-        part: Plan | None = plan
-        while planner is not None and part is not None:
-            if self.now - part.time >= planner.replan:
-                return True
-            planner, part = planner.below, part.below
-        return False
+        """The plan in force for the first environment, as plain types; see
+        :func:`echelon.planning.explain.explain`.
+        """
+        if self.plan is None or self._seen is None:
+            return {"levels": []}
+        states = self._see(tree_map(lambda x: x[:1], self._observed))
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        return {"levels": explain(self.planner, self.plan, states, generator)}
 
     def _see(self, observed: Observation) -> tuple[State, ...]:
         states = self.model.lift(self.model.encode(observed))

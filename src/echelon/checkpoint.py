@@ -24,7 +24,7 @@ from echelon.models.foreign import ForeignModel
 from echelon.models.hierarchy import Hierarchy
 from echelon.types import EchelonError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)

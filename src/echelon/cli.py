@@ -19,6 +19,7 @@ from echelon.progress import Progress
 from echelon.types import EchelonError
 
 if TYPE_CHECKING:
+    from echelon.agent import Agent
     from echelon.data.episodes import Episodes
 
 Positional = tyro.conf.Positional
@@ -202,19 +203,49 @@ class Plan:
     """PNG of the goal"""
     planner: Path | None = None
     """JSON list of planner settings; None takes the model's own"""
+    picture: Path | None = None
+    """PNG to draw the plan into"""
+    episodes: Path | None = None
+    """HDF5 file whose frames stand for predicted states in the picture"""
+    budget_tflops: float | None = None
+    """2 x multiply-accumulates that the plan may take, in 1e12; searches are scaled to it"""
+    budget_ms: float | None = None
+    """milliseconds that it may take"""
     seed: int = 0
 
     def __call__(self) -> None:
         from echelon.agent import Agent
         from echelon.checkpoint import load_model
         from echelon.images import read_png
+        from echelon.planning.ledger import Budget
 
+        if self.episodes and not self.picture:
+            raise EchelonError("episodes: are looked through for the picture; give --picture too")
         model = load_model(self.checkpoint)
         settings = _planner(self.planner) if self.planner else planner_for(model.config)
-        agent = Agent.of(model, settings, self.seed)
-        agent.reset(goal=read_png(self.goal))
-        agent.act(read_png(self.observation))
-        print(json.dumps(agent.explain(), indent=1))
+        budget = Budget(self.budget_tflops, self.budget_ms)
+        agent = Agent.of(model, settings, self.seed, budget=budget)
+        observation, goal = read_png(self.observation), read_png(self.goal)
+        agent.reset(goal)
+        agent.act(observation)
+        found = agent.explain()
+        if self.picture:
+            self._draw(self.picture, agent, found["levels"], observation, goal)
+        print(json.dumps(found, indent=1))
+
+    def _draw(self, out: Path, agent: Agent, levels: Any, observation: Any, goal: Any) -> None:
+        import torch
+
+        from echelon.data.episodes import Episodes
+        from echelon.nearest import nearest_frames
+        from echelon.report.plan import plan_picture
+
+        frames: dict[int, Any] = {}
+        if self.episodes:
+            shown = [level for level in levels if level["level"]] or levels
+            latents = {level["level"]: torch.tensor(level["predicted"]) for level in shown}
+            frames = nearest_frames(agent.model, Episodes.open(self.episodes), latents)
+        plan_picture(levels, observation, goal, frames, out)
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,10 @@ from echelon.config import PlannerConfig, to_dict
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
 from echelon.envs.point_maze import PointMaze
-from echelon.models.hierarchy import Hierarchy, LatentLift, SharedLift
-from echelon.planning.costs import DistanceCost, LiftedCost
+from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.records import Dataset, Record
-from echelon.types import Cost, EchelonError
+from echelon.types import EchelonError
 
 BINS: dict[str, tuple[int, int]] = {"1-4": (1, 4), "5-8": (5, 8), "9+": (9, 10**6)}
 """shortest path in cells"""
@@ -60,8 +59,6 @@ class Method:
     setting: str
     levels: tuple[PlannerConfig, ...] = ()
     """level 0 first; none acts at random"""
-    cost: Literal["own", "upper"] = "own"
-    """the latent that a flat planner measures distance in"""
 
 
 @dataclass
@@ -152,9 +149,9 @@ def run_trials(
             out.macs[active] += actor.macs
             out.steps[active] += 1
             if atlases:
-                plans = actor.new_subgoals([atlases[int(i)] for i in active])
-                for index, (places, subgoal) in zip(map(int, active), plans, strict=False):
-                    out.subgoals[index].append(
+                here = [atlases[int(i)] for i in active]
+                for row, places, subgoal in actor.new_subgoals(here):
+                    out.subgoals[int(active[row])].append(
                         {"step": step, "places": places.tolist(), "active": subgoal.tolist()}
                     )
             kept: list[int] = []
@@ -184,17 +181,9 @@ class _Actor:
         self._rng = np.random.default_rng(seed)
         self._model = model
         self._agent: Agent | None = None
-        self._time = -1
-        self.calls = self.macs = 0
+        self.calls = self.macs = np.zeros(1)
         if method.levels:
-            costs: tuple[Cost, ...] = ()
-            if method.cost == "upper":
-                upper = model.levels[1]
-                inner = DistanceCost(upper.distance, method.levels[0].minimum)
-                lift = upper.lift
-                assert isinstance(lift, LatentLift | SharedLift)
-                costs = (LiftedCost(lift.place, inner),)
-            self._agent = Agent.of(model, method.levels, seed, costs)
+            self._agent = Agent.of(model, method.levels, seed)
 
     def reset(self, goals: Array) -> None:
         if self._agent:
@@ -206,29 +195,32 @@ class _Actor:
             low, high = prior.low.cpu().numpy(), prior.high.cpu().numpy()
             return self._rng.uniform(low, high, (len(observations), len(low)))
         actions = self._agent.act(observations)
-        self.calls, self.macs = self._agent.spent.calls, self._agent.spent.macs
+        spent = self._agent.spent
+        self.calls, self.macs = spent.calls.cpu().numpy(), spent.macs.cpu().numpy()
         return actions
 
     def keep(self, index: Array) -> None:
         if self._agent:
             self._agent.keep(index)
 
-    def new_subgoals(self, atlases: Sequence[Atlas]) -> list[tuple[Array, Array]]:
+    def new_subgoals(self, atlases: Sequence[Atlas]) -> list[tuple[int, Array, Array]]:
         """Where each coarse plan made in this step means to go, and the subgoal handed down.
 
-        atlases: one an environment. Returns ([H, 2] places, [2] place) of each, or nothing where
-        plans were kept.
+        atlases: one an environment. Returns (row, [H, 2] places, [2] place) of each new plan.
         """
         plan = self._agent.plan if self._agent else None
-        if plan is None or plan.below is None or plan.time == self._time:
+        if self._agent is None or plan is None or plan.below is None:
             return []
-        self._time = plan.time
         level, known = len(plan.goals) - 1, len(plan.below.goals) - 1
+        rows = (plan.made == self._agent.now - 1).nonzero().squeeze(1).tolist()
+        subgoals = plan.below.goals[-1]["z"]
         return [
-            (atlas.locate(level, z), atlas.locate(known, subgoal[None])[0])
-            for atlas, z, subgoal in zip(
-                atlases, plan.states["z"], plan.below.goals[-1]["z"], strict=True
+            (
+                row,
+                atlases[row].locate(level, plan.states["z"][row]),
+                atlases[row].locate(known, subgoals[row][None])[0],
             )
+            for row in rows
         ]
 
 
@@ -255,10 +247,7 @@ def to_records(
                 predictor_calls_per_episode=round(float(outcome.calls[rows].mean()), 1),
                 tflops_per_episode=float(f"{2e-12 * outcome.macs[rows].mean():.4g}"),
                 seconds_per_decision=float(f"{outcome.seconds / decisions:.3g}"),
-                planner={
-                    "levels": [to_dict(level) for level in method.levels],
-                    "cost": method.cost,
-                },
+                planner={"levels": [to_dict(level) for level in method.levels]},
                 **shared,
             )
         )

@@ -78,7 +78,8 @@ def flat_method(setting: FlatSetting) -> Method:
 
 def same_cost_method(setting: FlatSetting) -> Method:
     """Level 0 alone, with the hierarchy's latent distance."""
-    return Method("control:flat-same-cost", setting.name, setting.levels, "upper")
+    levels = tuple(dataclasses.replace(level, cost="upper") for level in setting.levels)
+    return Method("control:flat-same-cost", setting.name, levels)
 
 
 def outcome_of(

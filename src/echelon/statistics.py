@@ -16,7 +16,7 @@ from torch import Tensor
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
 from echelon.models.foreign import ForeignEncoder
-from echelon.models.hierarchy import Hierarchy, ImageLift, LatentLift
+from echelon.models.hierarchy import NEIGHBOURS, Hierarchy, ImageLift, LatentLift
 
 ENCODE_BATCH = 2048
 """frames encoded at once"""
@@ -92,6 +92,7 @@ def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> Non
     rng = np.random.default_rng(seed)
     rows, size = _rows_of(episodes, ids), model.config.bank_size
     known = encode(model, episodes, rng.choice(rows, size, replace=size > len(rows)))
+    _fit_neighbours(model, episodes, ids, seed)
     for index, level in enumerate(model.levels[1:], start=1):
         duration = model.config.durations[index]
         sampler = WindowSampler.of(episodes.lengths, episodes.offsets, ids, duration)
@@ -110,6 +111,19 @@ def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> Non
             level.bank_below.copy_(known)
             known = level.lift.network(known)
             level.bank.copy_(known)
+
+
+def _fit_neighbours(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> None:
+    """For each level, known places one of its steps apart."""
+    for index, level in enumerate(model.levels):
+        length = model.config.durations[index]
+        sampler = WindowSampler.of(episodes.lengths, episodes.offsets, ids, length)
+        ends = sampler.rows(NEIGHBOURS, seed, 0)[:, [0, -1]]
+        place = {"z": encode(model, episodes, ends.reshape(-1))}
+        for upper in model.levels[1 : index + 1]:
+            place = upper.place(place)
+        level.before.copy_(place["z"][::2])
+        level.after.copy_(place["z"][1::2])
 
 
 def covariance(samples: Tensor) -> Tensor:

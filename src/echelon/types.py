@@ -21,7 +21,7 @@ A step is always a step *of its own level*; a ``stride`` counts steps of the lev
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -54,6 +54,27 @@ def tree_stack(trees: Sequence[State], dim: int) -> State:
     return tree_map(lambda *leaves: torch.stack(leaves, dim), *trees)
 
 
+def tree_leading(state: State, dims: int = 1) -> tuple[int, ...]:
+    """Sizes of the first `dims` dimensions, which all leaves share."""
+    sizes: list[tuple[int, ...]] = []
+    tree_map(lambda x: sizes.append(tuple(x.shape[:dims])), state)
+    return sizes[0]
+
+
+def tree_rows(tree: State, index: Tensor) -> State:
+    """The rows `index` of every tensor."""
+    return tree_map(lambda x: x[index], tree)
+
+
+def tree_at(tree: State, index: Tensor) -> State:
+    """``[B, N, ...] -> [B, ...]``: of each row the entry that `index` [B] says, or the last."""
+
+    def entry(x: Tensor) -> Tensor:
+        return x[torch.arange(len(x), device=x.device), index.clamp_max(x.shape[1] - 1)]
+
+    return tree_map(entry, tree)
+
+
 @dataclass(frozen=True)
 class Window:
     """A stretch of experience as one level sees it: ``states[:, t]`` then ``actions[:, t]``."""
@@ -83,15 +104,23 @@ class ActionPrior:
 
 @dataclass(frozen=True)
 class Spent:
-    """What planning took, for one environment."""
+    """What planning took."""
 
-    calls: int = 0
-    """predictor calls: transitions of one state by one step, at any level"""
-    macs: int = 0
-    """multiply-accumulates of encoders, lifts and predictors"""
+    calls: Tensor
+    """[B] predictor calls for each environment: transitions of one state by one step, at any level"""
+    macs: Tensor
+    """[B] multiply-accumulates of encoders, lifts, predictors and costs"""
+    seconds: float = 0.0
+    """wall time, of all environments together"""
+
+    @staticmethod
+    def nothing(batch: int, device: torch.device) -> Spent:
+        zero = torch.zeros(batch, dtype=torch.int64, device=device)
+        return Spent(zero, zero)
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(self.calls + other.calls, self.macs + other.macs)
+        seconds = self.seconds + other.seconds
+        return Spent(self.calls + other.calls, self.macs + other.macs, seconds)
 
 
 @dataclass(frozen=True)
@@ -101,15 +130,23 @@ class Plan:
     actions: Tensor
     """[B, H, A] in the actions of this level"""
     states: State
-    """[B, H, ...] predicted after each action; the first one is the subgoal handed down"""
+    """[B, H, ...] predicted after each action; one at a time is the subgoal of the level below"""
     cost: Tensor
     """[B] of the plan, as this level's cost measures it"""
     goals: tuple[State, ...]
     """[B, ...] what this level was asked to reach, as levels 0 to this one see it"""
-    time: int
-    """environment step at which it was made"""
+    made: Tensor
+    """[B] environment step of the search"""
+    aim: Tensor
+    """[B] which predicted state is pursued (0 the first); H or more where all have been"""
+    since: Tensor
+    """[B] environment step from which on it is pursued"""
+    gap: Tensor
+    """[B] how far it was then, by this level's distance"""
+    direct: Tensor
+    """[B] bool, whether the goal itself is handed down, being near"""
     spent: Spent
-    """to make it and those below it, in the call that returned it; nothing where it was kept"""
+    """by this level alone, in the call that returned it; nothing where the plan was kept"""
     below: Plan | None = None
     """the plan of the level below towards this plan's subgoal"""
 
@@ -118,13 +155,48 @@ class Plan:
         """The plan of level 0, whose actions are executed."""
         return self if self.below is None else self.below.lowest
 
+    @property
+    def levels(self) -> tuple[Plan, ...]:
+        """Level 0's plan first, this one last."""
+        return (*(self.below.levels if self.below is not None else ()), self)
+
+    @property
+    def total(self) -> Spent:
+        """What this level and those below it spent."""
+        return self.spent if self.below is None else self.spent + self.below.total
+
     def select(self, index: Tensor) -> Plan:
         """The plans of the environments `index` [B'] alone."""
-        actions, states, cost, goals = tree_map(
-            lambda x: x[index], (self.actions, self.states, self.cost, self.goals)
+        return self._with(
+            tree_map(lambda x: x[index], self._rows()),
+            None if self.below is None else self.below.select(index),
+            self.spent.seconds,
         )
-        below = None if self.below is None else self.below.select(index)
-        return Plan(actions, states, cost, goals, self.time, self.spent, below)
+
+    def put(self, index: Tensor, other: Plan) -> Plan:
+        """These plans, but for the environments `index` [B'] those of `other`."""
+        rows = tree_map(lambda x, y: x.index_copy(0, index, y), self._rows(), other._rows())
+        below = None
+        if self.below is not None and other.below is not None:
+            below = self.below.put(index, other.below)
+        return self._with(rows, below, self.spent.seconds + other.spent.seconds)
+
+    def at_rest(self) -> Plan:
+        """The same plans, with nothing spent."""
+        spent = Spent.nothing(len(self.made), self.made.device)
+        return replace(self, spent=spent, below=self.below and self.below.at_rest())
+
+    def _rows(self) -> dict[str, Any]:
+        """All that has a row an environment, but the plan below."""
+        spent = {"calls": self.spent.calls, "macs": self.spent.macs}
+        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        return known | {"spent": spent, "below": ()}
+
+    @staticmethod
+    def _with(rows: dict[str, Any], below: Plan | None, seconds: float) -> Plan:
+        spent = Spent(**rows["spent"], seconds=seconds)
+        parts: dict[str, Any] = rows | {"spent": spent, "below": below}
+        return Plan(**parts)
 
 
 class WorldModel(Protocol):
@@ -152,34 +224,56 @@ class LevelModel(Protocol):
         """One step of this level; see :meth:`WorldModel.predict`."""
         ...
 
+    @property
+    def neighbours(self) -> tuple[State, State]:
+        """``[N, ...], [N, ...]`` known states, and where the same episode was one step later."""
+        ...
+
     def lower(self, state: State) -> State:
         """``state here [B, ...] -> state of the level below [B, ...]`` that stands for it."""
         ...
 
-    def distance(self, state: State, goal: State) -> Tensor:
-        """``state [...], goal [...] -> [...]`` how far a goal is; leading dimensions broadcast."""
+    def place(self, state: State) -> State:
+        """``state of the level below [...] -> state here [...]``, without how it moves."""
+        ...
+
+    def measure(self, kind: str) -> Callable[[State, State], Tensor]:
+        """A distance ``state [...], goal [...] -> [...]``, leading dimensions broadcast: this level's
+        usual one ("level"), or another that it has.
+        """
         ...
 
 
 class Cost(Protocol):
     """How far from the goal a predicted trajectory stays."""
 
+    @property
+    def distance(self) -> Callable[[State, State], Tensor]:
+        """``state [...], goal [...] -> [...]`` of a single state; leading dimensions broadcast."""
+        ...
+
     def __call__(self, states: State, goal: State) -> Tensor:
         """``states [B, K, H, ...], goal [B, ...] -> cost [B, K]``; lower is nearer."""
         ...
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
 
 
 class Optimizer(Protocol):
     """A derivative-free or gradient search over action sequences; it never sees a model."""
 
     @property
-    def candidates(self) -> int:
-        """K, that a round evaluates for each environment"""
+    def evaluations(self) -> int:
+        """Candidates that a whole search evaluates for each environment; one that is differentiated
+        counts three times, forward and back.
+        """
         ...
 
-    @property
-    def iterations(self) -> int:
-        """rounds, each one call of the objective"""
+    def scaled(self, effort: float) -> Optimizer:
+        """The same search with about `effort` times the evaluations; 0 is the least that works."""
         ...
 
     def minimize(
@@ -189,11 +283,15 @@ class Optimizer(Protocol):
         warm: Tensor,
         prior: ActionPrior,
         generator: torch.Generator,
+        keep: int = 1,
+        stop: Callable[[], bool] = never,
     ) -> tuple[Tensor, Tensor]:
         """Search for the cheapest actions.
 
         start: [B, H, A] where to begin, shifted from the last plan or the prior's mean.
         warm: [B] bool, which of them come from a last plan.
-        Returns the best actions [B, H, A], inside the prior's bounds, and their cost [B].
+        stop: asked between rounds, such as for a deadline.
+        Returns the `keep` best sequences found [B, keep, H, A], inside the prior's bounds, cheapest
+        first, and their costs [B, keep].
         """
         ...

@@ -49,12 +49,43 @@ class PlannerConfig:
     """environment steps that a plan of this level is kept"""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     minimum: float = 0.7
-    """share of the smallest distance along the plan in its cost; the mean has the rest"""
+    """share of the smallest distance along the plan in its cost"""
+    last: float = 0.0
+    """share of the distance at the plan's end; what is left is the mean's"""
+    cost: Literal["level", "latent", "learned", "graph", "upper"] = "level"
+    """the distance that the search descends: what the level's own configuration says, that of its
+    latents, its learned one, its landmark graph, or that of the level above"""
+    support: float = 0.0
+    """weight of how far actions lie outside what the data holds, in the cost; 0 leaves it out"""
+    hand_down: Literal["nearest", "lift"] = "nearest"
+    """what the level below is judged by: the known state of its own that is nearest to the subgoal,
+    or the subgoal itself, by this level's cost, to which its states are lifted"""
+    options: int = 1
+    """best plans whose first subgoals are tried on the level below before one is taken; 1 tries none"""
+    reach: float = 0.5
+    """of a subgoal's distance, how much may be left after the level below has planned for it; one that
+    leaves more is refused, and the next option taken"""
+    reached: float = 0.0
+    """of a subgoal's distance, how little may be left for the next one's turn to come early; 0 waits
+    for its time to be up"""
+    watchdog: float | None = None
+    """of a subgoal's distance, how much more may be left than time allows, before the world counts
+    as having departed from the plan; None does not look"""
+    enter: float = 0.0
+    """steps of this level within which a goal counts as near: it is handed down, and nothing is
+    searched here; 0 always searches"""
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
             raise EchelonError(f"horizon: {self.horizon} plans nothing; use at least 1")
         if self.replan < 1:
             raise EchelonError(f"replan: {self.replan} is not a number of steps; use at least 1")
-        if not 0 <= self.minimum <= 1:
-            raise EchelonError("minimum: a share, between 0 and 1")
+        if min(self.minimum, self.last) < 0 or self.minimum + self.last > 1:
+            raise EchelonError("minimum and last: shares, from 0 to 1 together")
+        if not 1 <= self.options <= self.optimizer.candidates:
+            raise EchelonError(
+                f"options: {self.options} must be between 1 and candidates "
+                f"({self.optimizer.candidates})"
+            )
+        if min(self.support, self.reach, self.reached, self.enter, self.watchdog or 0) < 0:
+            raise EchelonError("support, reach, reached, enter and watchdog: must not be below 0")

@@ -8,7 +8,7 @@ of losses or of search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -39,6 +39,10 @@ on somebody's own model, its state, any tree: ``foreign``. All but that are tens
 Observation: TypeAlias = Tensor | Mapping[str, Tensor]
 """Frames [..., T, H, W, 3] uint8; or a mapping of `pixels` (or of `latents` [..., T, D], where they
 are known already) and `proprio` [..., T, P]."""
+
+
+NEIGHBOURS = 256
+"""known pairs of states one step apart that a level keeps"""
 
 
 class ImageLift(nn.Module):
@@ -138,6 +142,8 @@ class Level(nn.Module):
     prior_high: Tensor
     prior_covariance: Tensor
     action_bank: Tensor
+    before: Tensor
+    after: Tensor
     bank: Tensor
     bank_below: Tensor
 
@@ -174,6 +180,8 @@ class Level(nn.Module):
             self.register_buffer(name, torch.full((self.action_dim,), value))
         self.register_buffer("prior_covariance", torch.eye(self.action_dim))
         self.register_buffer("action_bank", torch.zeros(model.bank_size, self.action_dim))
+        for name in ("before", "after"):
+            self.register_buffer(name, torch.zeros(NEIGHBOURS, config.latent_dim))
         if index and config.latent == "own":
             below = model.levels[index - 1].latent_dim
             self.register_buffer("bank", torch.zeros(model.bank_size, config.latent_dim))
@@ -199,7 +207,23 @@ class Level(nn.Module):
         """
         if isinstance(self.lift, SharedLift):
             return {"z": state["z"]}
-        return {"z": self.bank_below[torch.cdist(state["z"], self.bank).argmin(-1)]}
+        z = state["z"]
+        away = self.bank.square().sum(-1) - 2 * z @ self.bank.T  # and what is the same for all
+        return {"z": self.bank_below[away.argmin(-1)]}
+
+    def place(self, state: LatentState) -> LatentState:
+        """``state below [..., D_below] -> z here [..., D]``: where it is, and not how it moves."""
+        assert isinstance(self.lift, LatentLift | SharedLift)
+        return self.lift.place(state)
+
+    @property
+    def neighbours(self) -> tuple[LatentState, LatentState]:
+        """``[N, D], [N, D]`` places seen in training, and where the same episode was a step later."""
+        return {"z": self.before}, {"z": self.after}
+
+    def measure(self, kind: str) -> Callable[[LatentState, LatentState], Tensor]:
+        """See :class:`echelon.types.LevelModel`."""
+        return self.distance
 
     def distance(self, state: LatentState, goal: LatentState) -> Tensor:
         """``state [..., D], goal [..., D] -> [...]``, leading dimensions broadcast: time apart where

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from echelon.config import OptimizerConfig
 from echelon.planning.noise import correlated
-from echelon.types import ActionPrior, Objective
+from echelon.types import ActionPrior, Objective, never
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class CEM:
     def iterations(self) -> int:
         return self.config.iterations
 
+    @property
+    def evaluations(self) -> int:
+        return self.config.candidates * self.config.iterations
+
+    def scaled(self, effort):
+        return self
+
     def minimize(
         self,
         objective: Objective,
@@ -37,6 +44,8 @@ class CEM:
         warm: Tensor,
         prior: ActionPrior,
         generator: torch.Generator,
+        keep: int = 1,
+        stop=never,
     ) -> tuple[Tensor, Tensor]:
         """See :class:`echelon.types.Optimizer`."""
         c = self.config
@@ -58,4 +67,11 @@ class CEM:
             best_cost = torch.where(better, elite_cost[:, 0], best_cost)
             mean = elites.mean(1)
             std = elites.std(1, correction=0) + 1e-3 * prior.std
-        return best, best_cost
+        return (
+            (best[:, None], best_cost[:, None])
+            if keep == 1
+            else (
+                torch.cat([best[:, None], elites[:, : keep - 1]], 1),
+                torch.cat([best_cost[:, None], elite_cost[:, : keep - 1]], 1),
+            )
+        )

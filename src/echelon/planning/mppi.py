@@ -9,7 +9,7 @@ from torch import Tensor
 
 from echelon.config import OptimizerConfig
 from echelon.planning.noise import correlated
-from echelon.types import ActionPrior, Objective
+from echelon.types import ActionPrior, Objective, never
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class MPPI:
     def iterations(self) -> int:
         return self.config.iterations
 
+    @property
+    def evaluations(self) -> int:
+        return self.config.candidates * self.config.iterations
+
+    def scaled(self, effort):
+        return self
+
     def minimize(
         self,
         objective: Objective,
@@ -37,6 +44,8 @@ class MPPI:
         warm: Tensor,
         prior: ActionPrior,
         generator: torch.Generator,
+        keep: int = 1,
+        stop=never,
     ) -> tuple[Tensor, Tensor]:
         """See :class:`echelon.types.Optimizer`; the cost is the weighted mean of the last round's."""
         c = self.config
@@ -55,4 +64,4 @@ class MPPI:
             mean = torch.einsum("bk,bkha->bha", weights, candidates)
             mean = mean.clamp(prior.low, prior.high)  # weights add up to 1 but for rounding
             cost = (weights * costs).sum(1)
-        return mean, cost
+        return mean[:, None], cost[:, None]

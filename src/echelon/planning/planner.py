@@ -1,23 +1,31 @@
 """Planning top-down, at any number of levels.
 
 A `Planner` searches at its own level for actions that bring it to its goal. Without a planner below
-it, those are the actions to execute: that is flat planning. With one, the first state it predicts
-becomes the goal of the planner below. Each level keeps its plan on a clock of its own.
+it, those are the actions to execute: that is flat planning. With one, the states it predicts become
+the goals of the planner below, one after the other.
+
+Every environment has clocks of its own. A level searches anew when its plan is old, when all its
+subgoals have been pursued, or when the world does not follow it; otherwise it goes on to the next
+subgoal when the present one is reached or its time is up. Where a level's subgoal changes, the levels
+below it search too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from echelon.config import PlannerConfig
-from echelon.planning.cem import CEM
-from echelon.planning.costs import DistanceCost
-from echelon.planning.ledger import macs_of
-from echelon.planning.mppi import MPPI
+from echelon.planning.clocks import tick
+from echelon.planning.costs import cost_of
+from echelon.planning.ledger import Meter
+from echelon.planning.optimizers import optimizer_of
+from echelon.planning.reach import Search, choose
+from echelon.planning.support import support_distance
 from echelon.types import (
     Cost,
     EchelonError,
@@ -26,7 +34,11 @@ from echelon.types import (
     Plan,
     Spent,
     State,
+    never,
+    tree_at,
+    tree_leading,
     tree_map,
+    tree_rows,
     tree_stack,
 )
 
@@ -53,12 +65,10 @@ class Planner:
     level: LevelModel
     optimizer: Optimizer
     cost: Cost
-    horizon: int
-    """H, steps of this level"""
-    replan: int
-    """environment steps that a plan is kept"""
+    config: PlannerConfig
     below: Planner | None = None
-    _macs: int | None = field(default=None, init=False, repr=False)
+    _meter: Meter = field(default_factory=Meter, init=False, repr=False)
+    _step: Tensor | None = field(default=None, init=False, repr=False)
 
     @property
     def depth(self) -> int:
@@ -70,6 +80,13 @@ class Planner:
         """Environment steps per step of this level."""
         return self.level.stride * (self.below.duration if self.below else 1)
 
+    def due(self, plan: Plan, now: int) -> Tensor:
+        """``[B]`` bool: whose plan is too old, at any level, to be followed without another look."""
+        old = now - plan.made >= self.config.replan
+        if self.below is None or plan.below is None:
+            return old
+        return old | self.below.due(plan.below, now)
+
     def plan(
         self,
         states: tuple[State, ...],
@@ -77,94 +94,250 @@ class Planner:
         now: int,
         generator: torch.Generator,
         previous: Plan | None = None,
-        force: bool = False,
+        force: Tensor | None = None,
+        effort: float = 1.0,
+        stop: Callable[[], bool] = never,
     ) -> Plan:
         """Plan from `states` to `goals`, each given as levels 0 to this one see it ``[B, ...]``.
 
-        now: environment steps since the episode began.
-        previous: the plan returned last; kept until it is `replan` steps old, then the start of the
-            next search. `force` makes a new one all the same: the goal has changed.
+        now: environment steps since the episodes began.
+        previous: the plans returned last, kept while their clocks allow it, then the start of the
+            next search.
+        force: [B] bool, whose goal has changed, so that its plan is of no use but as a start.
+        effort: of every search, as a multiple of the usual; see :meth:`Optimizer.scaled`.
+        stop: asked between the rounds of a search.
         """
-        kept = previous is not None and not force and now - previous.time < self.replan
-        if previous is not None and kept:
-            plan = replace(previous, spent=Spent())
+        search = Search(now, generator, effort, stop)
+        if previous is None:
+            plan = self._search(states, goals, None, search)
+            changed = torch.ones_like(plan.direct)
         else:
-            plan = self._search(states, goals, now, generator, previous)
+            plan, changed, due = tick(
+                previous.at_rest(), states[-1], now, self.config, self.duration, self.cost.distance
+            )
+            rows = (due if force is None else due | force).nonzero().squeeze(1)
+            if len(rows):
+                old = plan.select(rows)
+                fresh = self._search(tree_rows(states, rows), tree_rows(goals, rows), old, search)
+                plan = fresh if len(rows) == len(changed) else plan.put(rows, fresh)
+                changed = changed.index_fill(0, rows, True)
         if self.below is None:
             return plan
-        last = previous.below if previous is not None else None
-        subgoals = last.goals if last is not None and kept else self._hand_down(states, plan)
-        below = self.below.plan(states[:-1], subgoals, now, generator, last, force=not kept)
-        return replace(plan, below=below, spent=plan.spent + below.spent)
+        subgoals = self._subgoals(plan, changed)
+        below = self.below.plan(
+            states[:-1], subgoals, now, generator, plan.below, changed, effort, stop
+        )
+        return replace(plan, below=below)
+
+    # ------------------------------------------------------------------ search
 
     def _search(
         self,
         states: tuple[State, ...],
         goals: tuple[State, ...],
-        now: int,
-        generator: torch.Generator,
-        previous: Plan | None,
+        old: Plan | None,
+        search: Search,
     ) -> Plan:
-        state, goal, prior = states[-1], goals[-1], self.level.prior
-        batch = tree_leading(state)
-        start = prior.mean.expand(batch, self.horizon, -1)
-        warm = torch.zeros(batch, dtype=torch.bool, device=start.device)
-        if previous is not None:
-            done = min((now - previous.time) // self.duration, self.horizon)
-            start = torch.cat([previous.actions[:, done:], start[:, :done]], 1)
-            warm = ~warm
+        """New plans; where the goal is near, it is handed down and nothing is searched."""
+        near = self._near(states[-1], goals[-1])
+        if near is None or not near.any():
+            return self.find(states, goals, old, search, self.config.options)
+        plan = self._straight(states, goals, old, search)
+        far = (~near).nonzero().squeeze(1)
+        if not len(far):
+            return plan
+        old = None if old is None else old.select(far)
+        found = self.find(
+            tree_rows(states, far), tree_rows(goals, far), old, search, self.config.options
+        )
+        return plan.put(far, found)
+
+    def _near(self, state: State, goal: State) -> Tensor | None:
+        """``[B]`` bool: whose goal is within some steps of this level; None where nobody asks."""
+        if self.below is None or not self.config.enter:
+            return None
+        return self.cost.distance(state, goal) <= self.config.enter * self.step_distance
+
+    @property
+    def step_distance(self) -> Tensor:
+        """``[]`` within which nine in ten known states are of where they were a step before."""
+        if self._step is None:
+            self._step = self.cost.distance(*self.level.neighbours).quantile(0.9)
+        return self._step
+
+    def _straight(
+        self,
+        states: tuple[State, ...],
+        goals: tuple[State, ...],
+        old: Plan | None,
+        search: Search,
+    ) -> Plan:
+        """Plans that hand down the goal, and mean to stay where they are."""
+        state, (batch,) = states[-1], tree_leading(states[-1])
+        start, _ = self._start(batch, old, search.now)
+        stay = tree_map(lambda x: x[:, None].expand(-1, self.config.horizon, *x.shape[1:]), state)
+        away = self.cost.distance(state, goals[-1])
+        time = torch.full_like(away, search.now, dtype=torch.int64)
+        direct = torch.ones_like(away, dtype=torch.bool)
+        spent = Spent.nothing(batch, away.device)
+        below = None if old is None else old.below
+        aim = torch.zeros_like(time)
+        return Plan(start, stay, away, goals, time, aim, time, away, direct, spent, below)
+
+    def find(
+        self,
+        states: tuple[State, ...],
+        goals: tuple[State, ...],
+        old: Plan | None,
+        search: Search,
+        options: int,
+    ) -> Plan:
+        """Search; of the `options` best plans, the cheapest whose first subgoal can be reached."""
+        began = time.perf_counter()
+        state, goal, prior, c = states[-1], goals[-1], self.level.prior, self.config
+        (batch,) = tree_leading(state)
+        start, warm = self._start(batch, old, search.now)
+        rounds: list[int] = []
 
         def objective(actions: Tensor) -> Tensor:
-            return self.cost(rollout(self.level, state, actions), goal)
+            rounds.append(actions.shape[1] * (3 if actions.requires_grad else 1))
+            cost = self.cost(rollout(self.level, state, actions), goal)
+            if c.support:
+                cost = cost + c.support * support_distance(actions, prior)
+            return cost
 
-        actions, cost = self.optimizer.minimize(objective, start, warm, prior, generator)
-        predicted = tree_map(lambda x: x[:, 0], rollout(self.level, state, actions[:, None]))
-        return Plan(actions, predicted, cost, goals, now, self._spent(state, goal, actions))
+        optimizer = self.optimizer if search.effort == 1 else self.optimizer.scaled(search.effort)
+        actions, cost = optimizer.minimize(
+            objective, start, warm, prior, search.generator, options, search.stop
+        )
+        predicted = rollout(self.level, state, actions)
+        spent = self._spent(state, goal, actions, rounds)
+        below = None if old is None else old.below
+        best = torch.zeros(batch, dtype=torch.int64, device=start.device)
+        if options > 1:
+            best, below, took = choose(self, states[:-1], predicted, below, search)
+            spent = spent + took
+        actions, predicted, cost = (tree_at(x, best) for x in (actions, predicted, cost))
+        direct, gap = torch.zeros_like(best, dtype=torch.bool), torch.zeros_like(cost)
+        if self.below is not None:
+            first = tree_map(lambda x: x[:, 0], predicted)
+            gap = self.cost.distance(state, first)
+            away = self.cost.distance(predicted, tree_map(lambda x: x[:, None], goal))
+            direct = away.argmin(-1) == 0
+        made = torch.full_like(best, search.now)
+        spent = replace(spent, seconds=time.perf_counter() - began)
+        aim = torch.zeros_like(best)
+        return Plan(actions, predicted, cost, goals, made, aim, made, gap, direct, spent, below)
 
-    def _spent(self, state: State, goal: State, actions: Tensor) -> Spent:
-        """What a search takes for one environment; the multiply-accumulates are counted once."""
-        search = self.optimizer
-        if self._macs is None:
-            one_state, one_goal = tree_map(lambda x: x[:1], (state, goal))
-            one = actions[:1, None]
-
-            def evaluate(plans: Tensor) -> Tensor:
-                return self.cost(rollout(self.level, one_state, plans), one_goal)
-
-            round_ = macs_of(evaluate, one.expand(-1, search.candidates, -1, -1))
-            self._macs = search.iterations * round_ + macs_of(rollout, self.level, one_state, one)
-        evaluated = search.iterations * search.candidates + 1
-        return Spent(evaluated * self.horizon, self._macs)
-
-    def _hand_down(self, states: tuple[State, ...], plan: Plan) -> tuple[State, ...]:
-        """What the level below is to reach: the first predicted state, or the goal itself if near.
-
-        Near means that no later step of the plan is nearer to the goal than the first.
+    def _start(self, batch: int, old: Plan | None, now: int) -> tuple[Tensor, Tensor]:
+        """``[B, H, A]`` the old plan without what was executed of it, filled up with the prior's
+        mean; ``[B]`` bool, whether there was one.
         """
-        goal = plan.goals[-1]
-        distance = self.level.distance(plan.states, tree_map(lambda x: x[:, None], goal))
-        near = distance.argmin(-1) == 0
+        prior = self.level.prior
+        mean = prior.mean.expand(batch, self.config.horizon, -1)
+        if old is None:
+            return mean, torch.zeros(batch, dtype=torch.bool, device=mean.device)
+        done = (now - old.made) // self.duration if self.below is None else old.aim
+        step = torch.arange(self.config.horizon, device=mean.device) + done[:, None]
+        kept = step < self.config.horizon
+        shifted = old.actions.take_along_dim(step.clamp_max(self.config.horizon - 1)[..., None], 1)
+        return torch.where(kept[..., None], shifted, mean), torch.ones_like(done, dtype=torch.bool)
 
-        def choose(known: Tensor, new: Tensor) -> Tensor:
-            return torch.where(near.reshape(-1, *[1] * (new.ndim - 1)), known, new)
+    # ------------------------------------------------------------------ handing down
 
-        subgoals: list[State] = []
-        subgoal, planner = tree_map(lambda x: x[:, 0], plan.states), self
-        while planner.below is not None:
-            subgoal = planner.level.lower(subgoal)
-            subgoals.insert(0, subgoal)
-            planner = planner.below
+    def _subgoals(self, plan: Plan, changed: Tensor) -> tuple[State, ...]:
+        """What the level below is to reach, as levels 0 to it see that; lowered where it changed."""
+        if plan.below is None or changed.all():
+            return self._hand_down(plan)
+        rows = changed.nonzero().squeeze(1)
+        if not len(rows):
+            return plan.below.goals
+        fresh = self._hand_down(plan.select(rows))
+        return tree_map(lambda x, new: x.index_copy(0, rows, new), plan.below.goals, fresh)
+
+    def _hand_down(self, plan: Plan) -> tuple[State, ...]:
+        """The predicted state that is pursued, or the goal itself where it is near."""
+
+        def nearer(known: Tensor, new: Tensor) -> Tensor:
+            return torch.where(plan.direct.reshape(-1, *[1] * (new.ndim - 1)), known, new)
+
         return tuple(
-            tree_map(choose, known, new)
-            for known, new in zip(plan.goals[:-1], subgoals, strict=True)
+            tree_map(nearer, known, new)
+            for known, new in zip(
+                self._known(plan.goals), self.lower(tree_at(plan.states, plan.aim)), strict=True
+            )
         )
 
+    def lower(self, subgoal: State) -> tuple[State, ...]:
+        """A state of this level ``[B, ...]`` as the goal of each level below, level 0 first."""
+        goals: list[State] = []
+        planner = self
+        while planner.below is not None:
+            lowered = planner.level.lower(subgoal)
+            goals.insert(0, planner.asked(lowered, subgoal))
+            planner, subgoal = planner.below, lowered
+        return tuple(goals)
 
-def tree_leading(state: State) -> int:
-    """Size of the leading dimension that all leaves share."""
-    sizes: list[int] = []
-    tree_map(lambda x: sizes.append(x.shape[0]), state)
-    return sizes[0]
+    def _known(self, goals: tuple[State, ...]) -> tuple[State, ...]:
+        """A goal that each level knows as the goal of each level below."""
+        if self.below is None:
+            return ()
+        return (*self.below._known(goals[:-1]), self.asked(goals[-2], goals[-1]))
+
+    def asked(self, lowered: State, goal: State) -> State:
+        """What the level below is asked for: a state of its own, with that of this level beside it
+        where it is judged by that.
+        """
+        if self.config.hand_down == "nearest":
+            return lowered
+        return lowered | {"above": {part: goal[part] for part in goal if part != "above"}}
+
+    # ------------------------------------------------------------------ the ledger
+
+    def macs(self, states: tuple[State, ...], goals: tuple[State, ...], effort: float) -> int:
+        """What a call takes for one environment, at most: every level searches."""
+        one_states, one_goals = tree_map(lambda x: x[:1], (states, goals))
+        own = self._search_macs(one_states, one_goals, effort, self.config.options)
+        if self.below is None:
+            return own
+        states, goals = one_states[:-1], self._known(one_goals)
+        tried = self.config.options if self.config.options > 1 else 0
+        tries = tried * self.below._search_macs(states, goals, effort, 1)
+        return own + tries + self.below.macs(states, goals, effort)
+
+    def _search_macs(
+        self, states: tuple[State, ...], goals: tuple[State, ...], effort: float, options: int
+    ) -> int:
+        """Of one search at this level, as its config has it."""
+        actions = self.level.prior.mean.expand(1, options, self.config.horizon, -1)
+        evaluated = [self.optimizer.scaled(effort).evaluations]
+        return self._macs(states[-1], goals[-1], actions, evaluated)
+
+    def _spent(self, state: State, goal: State, actions: Tensor, rounds: Sequence[int]) -> Spent:
+        """What a search took: `rounds` of so many candidates, then a rollout of what it found."""
+        batch, kept, horizon, _ = actions.shape
+        calls = (sum(rounds) + kept) * horizon
+        macs = self._macs(state, goal, actions, rounds)
+        one = torch.ones(batch, dtype=torch.int64, device=actions.device)
+        return Spent(calls * one, macs * one)
+
+    def _macs(self, state: State, goal: State, actions: Tensor, rounds: Sequence[int]) -> int:
+        """Multiply-accumulates for one environment: linear in candidates, so two are counted."""
+        state, goal, one = tree_map(lambda x: x[:1], (state, goal, actions[:, :1]))
+
+        def evaluate(plans: Tensor) -> Tensor:
+            return self.cost(rollout(self.level, state, plans), goal)
+
+        first, second = (
+            self._meter(f"evaluate {k}", evaluate, one.expand(-1, k, -1, -1)) for k in (1, 2)
+        )
+        alone = self._meter("roll out", rollout, self.level, state, one)
+        fixed, each = 2 * first - second, second - first
+        macs = len(rounds) * fixed + sum(rounds) * each + actions.shape[1] * alone
+        if self.below is None:
+            return macs
+        step = self._meter("distance", self.cost.distance, state, goal)
+        return macs + (actions.shape[2] + 1) * step
 
 
 def build(
@@ -172,14 +345,12 @@ def build(
 ) -> Planner:
     """The planner of the highest level configured; level 0 first. One configuration plans flat.
 
-    costs: one a level instead of the distance of its own.
+    costs: one a level, in place of what the configuration says.
     """
     planner: Planner | None = None
-    kinds = {"cem": CEM, "mppi": MPPI}
     for index, (level, config) in enumerate(zip(levels, configs, strict=False)):
-        optimizer = kinds[config.optimizer.kind](config.optimizer)
-        cost = costs[index] if costs else DistanceCost(level.distance, config.minimum)
-        planner = Planner(level, optimizer, cost, config.horizon, config.replan, planner)
+        cost = costs[index] if costs else cost_of(levels, configs, index)
+        planner = Planner(level, optimizer_of(config.optimizer), cost, config, planner)
         if index == 0 and config.replan > config.horizon:
             raise EchelonError(
                 f"replan: {config.replan} steps, but a plan of level 0 has only {config.horizon}"

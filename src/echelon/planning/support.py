@@ -1,0 +1,2 @@
+def support_distance(actions, prior):
+    return 0
