@@ -97,9 +97,15 @@ class ActionPrior:
     """[A] hard lower bound of a search"""
     high: Tensor
     """[A] hard upper bound of a search"""
+    covariance: Tensor | None = None
+    """[A, A] of the data's actions, where it is known"""
+    bank: Tensor | None = None
+    """[N, A] some of the data's actions, where they are kept"""
 
     def to(self, device: torch.device) -> ActionPrior:
-        return ActionPrior(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
+        always = (part.to(device) for part in (self.mean, self.std, self.low, self.high))
+        known = (self.covariance, self.bank)
+        return ActionPrior(*always, *(None if part is None else part.to(device) for part in known))
 
 
 @dataclass(frozen=True)
@@ -258,7 +264,7 @@ class Cost(Protocol):
 
 
 def never() -> bool:
-    """Do not stop."""
+    """A search that is never told to stop."""
     return False
 
 
@@ -267,13 +273,15 @@ class Optimizer(Protocol):
 
     @property
     def evaluations(self) -> int:
-        """Candidates that a whole search evaluates for each environment; one that is differentiated
-        counts three times, forward and back.
+        """Candidates that a full search evaluates for each environment, all rounds together. One
+        that is differentiated counts three times: a backward pass costs about two forward ones.
         """
         ...
 
     def scaled(self, effort: float) -> Optimizer:
-        """The same search with about `effort` times the evaluations; 0 is the least that works."""
+        """The same search with about `effort` times the evaluations, and never more; 0 gives the
+        least that works. Candidates go first (elites in proportion), then rounds.
+        """
         ...
 
     def minimize(
@@ -288,10 +296,14 @@ class Optimizer(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Search for the cheapest actions.
 
-        start: [B, H, A] where to begin, shifted from the last plan or the prior's mean.
+        start: [B, H, A] where to begin, shifted from the last plan or the prior's mean. It is the
+            first candidate, so what is returned never costs more.
         warm: [B] bool, which of them come from a last plan.
-        stop: asked between rounds, such as for a deadline.
-        Returns the `keep` best sequences found [B, keep, H, A], inside the prior's bounds, cheapest
-        first, and their costs [B, keep].
+        keep: how many sequences to return, at most as many as a first round evaluates.
+        stop: asked between rounds, for a deadline; the first round always runs.
+        Returns the `keep` cheapest different sequences [B, keep, H, A], inside the prior's bounds,
+        cheapest first, and their costs [B, keep]. Where a search saw fewer, the dearest repeats.
+
+        Costs that are not finite count as infinite; where no other was seen, an EchelonError.
         """
         ...

@@ -12,31 +12,64 @@ from echelon.types import EchelonError
 class OptimizerConfig:
     """A search over action sequences."""
 
-    kind: Literal["cem", "mppi"] = "cem"
+    kind: Literal["cem", "icem", "mppi", "gradient", "refine"] = "cem"
+    """refine is cem, then gradient steps from its elites"""
     candidates: int = 64
-    """K, a round"""
+    """K, a round; of gradient, the sequences that descend side by side"""
     iterations: int = 2
-    """rounds"""
+    """rounds; of gradient, steps"""
     elites: int = 8
-    """candidates that the next round is fitted to (cem)"""
+    """cheapest candidates, which the next round is fitted to (cem, icem, refine), gradient steps
+    start from (refine), and whose agreement is asked for"""
     correlation: float = 0.9
-    """of the sampled noise from one step of the horizon to the next; 0 is white noise"""
+    """of the sampled noise from one step of the horizon to the next, 0 is white; of icem, of bank
+    entries alone"""
     noise: float = 1.0
     """standard deviation of the first round, in deviations of the level's action prior"""
     warm_noise: float = 0.5
     """the same, where the search starts from the last plan"""
     temperature: float = 0.1
     """of the weights (mppi), in deviations of the candidates' costs"""
+    beta: float = 2.0
+    """colour of the noise (icem): its power falls as frequency ** -beta, 0 is white"""
+    kept: float = 0.3
+    """share of the elites that compete in the next round too (icem)"""
+    decay: float = 1.0
+    """candidates of a round over those of the next (icem), down to twice the elites"""
+    steps: int = 5
+    """gradient steps after the rounds (refine)"""
+    learning_rate: float = 0.1
+    """length of an early gradient step, in deviations of the prior (gradient, refine)"""
+    agreement: float = 0.0
+    """stop early where the elites of every environment differ by less than that many deviations of
+    the prior, or, in mppi, the mean moved by less; 0 never does"""
+    proposal: Literal["gaussian", "covariance", "bank"] = "gaussian"
+    """how the first round samples where there is no last plan: each dimension of an action by
+    itself, all by their covariance in the data, or entries of the level's bank of actions"""
+    residual: float = 0.1
+    """standard deviation of what is added to bank entries, in deviations of the prior"""
 
     def __post_init__(self) -> None:
-        if self.candidates < 1 or self.iterations < 1:
-            raise EchelonError("candidates and iterations must be at least 1")
+        if self.candidates < 1 or self.iterations < 1 or self.steps < 1:
+            raise EchelonError("candidates and iterations must be at least 1, and so must steps")
         if not 1 <= self.elites <= self.candidates:
             raise EchelonError(
                 f"elites: {self.elites} must be between 1 and candidates ({self.candidates})"
             )
         if not 0 <= self.correlation < 1:
             raise EchelonError("correlation: must be at least 0 and below 1")
+        if min(self.noise, self.warm_noise, self.beta, self.agreement, self.residual) < 0:
+            raise EchelonError(
+                "noise, warm_noise, beta, agreement and residual must not be negative"
+            )
+        if self.temperature <= 0 or self.learning_rate <= 0:
+            raise EchelonError("temperature and learning_rate must be above 0")
+        if not 0 <= self.kept <= 1:
+            raise EchelonError(f"kept: {self.kept} is a share of the elites, between 0 and 1")
+        if self.decay < 1:
+            raise EchelonError(f"decay: {self.decay} would make rounds grow; use at least 1")
+        if self.agreement and self.elites < 2 and self.kind != "mppi":
+            raise EchelonError("agreement: one elite always agrees with itself; use at least 2")
 
 
 @dataclass(frozen=True)

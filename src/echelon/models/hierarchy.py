@@ -242,7 +242,14 @@ class Level(nn.Module):
     @property
     def prior(self) -> ActionPrior:
         """What this level's actions look like in the training data."""
-        return ActionPrior(self.prior_mean, self.prior_std, self.prior_low, self.prior_high)
+        return ActionPrior(
+            self.prior_mean,
+            self.prior_std,
+            self.prior_low,
+            self.prior_high,
+            self.prior_covariance,
+            self.action_bank,
+        )
 
 
 class ForeignLevel(Level):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from echelon.config import OptimizerConfig
-from echelon.planning.noise import correlated
+from echelon.planning.best import Best, finite
+from echelon.planning.effort import settled, with_effort
+from echelon.planning.proposal import noise_for, propose
 from echelon.types import ActionPrior, Objective, never
 
 
@@ -16,27 +19,21 @@ from echelon.types import ActionPrior, Objective, never
 class MPPI:
     """Every candidate counts, weighted by ``exp(-cost / temperature)``.
 
-    Deviation from the paper: costs are divided by their own deviation over the candidates, so that
-    one temperature serves all cost scales, and the control cost is left out (actions are bounded).
+    Deviations from the paper: costs are divided by their own deviation over the candidates, so that
+    one temperature serves all cost scales; the control cost is left out (actions are bounded); the
+    last mean is evaluated too, and returned where no candidate was cheaper.
     """
 
     config: OptimizerConfig
 
     @property
-    def candidates(self) -> int:
-        return self.config.candidates
-
-    @property
-    def iterations(self) -> int:
-        return self.config.iterations
-
-    @property
     def evaluations(self) -> int:
-        return self.config.candidates * self.config.iterations
+        return self.config.candidates * self.config.iterations + 1
 
-    def scaled(self, effort):
-        return self
+    def scaled(self, effort: float) -> MPPI:
+        return MPPI(with_effort(self.config, effort, lambda config: MPPI(config).evaluations))
 
+    @torch.no_grad()
     def minimize(
         self,
         objective: Objective,
@@ -45,23 +42,40 @@ class MPPI:
         prior: ActionPrior,
         generator: torch.Generator,
         keep: int = 1,
-        stop=never,
+        stop: Callable[[], bool] = never,
     ) -> tuple[Tensor, Tensor]:
-        """See :class:`echelon.types.Optimizer`; the cost is the weighted mean of the last round's."""
+        """See :class:`echelon.types.Optimizer`."""
         c = self.config
-        batch, horizon, size = start.shape
-        mean = start.clamp(prior.low, prior.high)
+        best = Best(keep, c.candidates)
+        candidates = propose(c, start, warm, prior, generator)
         noise = torch.where(warm, c.warm_noise, c.noise)[:, None, None, None]
-        cost = torch.zeros(batch, device=start.device)
-        for _ in range(c.iterations):
-            sample = correlated(batch, c.candidates, horizon, size, c.correlation, generator)
+        for number in range(c.iterations):
+            costs = finite(objective(candidates))
+            best.add(candidates, costs)
+            mean = torch.einsum("bk,bkha->bha", weights_of(costs, c.temperature), candidates)
+            mean = mean.clamp(prior.low, prior.high)  # weights add up to 1 but for rounding
+            if stop():
+                break
+            moved = (mean - candidates[:, 0]).abs()
+            last = number + 1 == c.iterations
+            if last or (c.agreement and settled(moved, prior, c.agreement)):
+                best.add(mean[:, None], finite(objective(mean[:, None])))
+                break
+            sample = noise_for(c, len(mean), c.candidates, mean, generator)
             candidates = mean[:, None] + noise * prior.std * sample
             candidates[:, 0] = mean
             candidates = candidates.clamp(prior.low, prior.high)
-            costs = objective(candidates)
-            scale = costs.std(1, keepdim=True, correction=0).clamp_min(1e-9) * c.temperature
-            weights = torch.softmax(-(costs - costs.amin(1, keepdim=True)) / scale, 1)
-            mean = torch.einsum("bk,bkha->bha", weights, candidates)
-            mean = mean.clamp(prior.low, prior.high)  # weights add up to 1 but for rounding
-            cost = (weights * costs).sum(1)
-        return mean[:, None], cost[:, None]
+        return best.result()
+
+
+def weights_of(costs: Tensor, temperature: float) -> Tensor:
+    """``[B, K] -> [B, K]``, adding up to 1; none where a cost is infinite, unless all are."""
+    known = costs.isfinite()
+    least = costs.amin(1, keepdim=True)
+    above = torch.where(known, costs - least, 0)
+    count = known.sum(1, keepdim=True).clamp_min(1)
+    mean = above.sum(1, keepdim=True) / count
+    variance = torch.where(known, above - mean, 0).square().sum(1, keepdim=True) / count
+    scale = variance.sqrt().clamp_min(1e-9) * temperature
+    lost = known.any(1, keepdim=True) & ~known
+    return torch.softmax((-above / scale).masked_fill(lost, -torch.inf), 1)
