@@ -183,7 +183,7 @@ def test_a_budget_of_compute_is_kept_and_used(levels: int) -> None:
     usual = Agent.of(model, CONFIGS[:levels])
     drive(usual, 1)
     whole = int(usual.spent.macs[0])
-    for share in (0.3, 0.6, 1.0, 3.0, 20.0):
+    for share in (0.7, 1.0, 3.0, 20.0):
         budget = Budget(tflops=2e-12 * share * whole)
         agent = Agent.of(model, CONFIGS[:levels], budget=budget)
         agent.reset(GOALS)
@@ -191,7 +191,7 @@ def test_a_budget_of_compute_is_kept_and_used(levels: int) -> None:
             agent.act(images(t))
             assert int(agent.spent.macs.max()) <= share * whole
             if t == 0:  # every level searches
-                assert int(agent.spent.macs[0]) > (0.5 if share < 1 else 0.9) * share * whole
+                assert int(agent.spent.macs[0]) > 0.75 * share * whole
 
 
 def test_the_least_that_a_budget_can_be_is_told() -> None:

@@ -26,8 +26,8 @@ FLOORS = (
         *("objective", "statistics", "checkpoint", "runlog", "signals", "trainer"),
         *("scales", "proposal", "on_top"),
     ),
-    ("agent", "envs", "collect", "atlas"),
-    ("evaluation", "experiment", "diagnostics", "measure", "maze_task", "report"),
+    ("agent", "envs", "collect", "atlas", "nearest"),
+    ("evaluation", "auto", "experiment", "diagnostics", "measure", "maze_task", "report"),
     ("demo", "bench", "cli"),
 )
 """Lowest first. A module imports from lower floors and from its own package only."""
@@ -51,6 +51,9 @@ STAIRS = {
     ("proposal", "scales"),  # what it goes by
     ("collect", "envs"),  # where the experience is made
     ("atlas", "envs"),  # what places look like
+    ("auto", "evaluation"),  # the trials that settings are raced on
+    ("auto", "report"),  # exact intervals
+    ("experiment", "auto"),  # the setting to use, where nobody says one
     ("experiment", "evaluation"),  # the trials it runs
     ("maze_task", "evaluation"),  # the few trials of a model in training
     ("experiment", "report"),  # the page at its end

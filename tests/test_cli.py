@@ -20,13 +20,14 @@ from matplotlib.image import imsave
 from safetensors.torch import save_file
 from tiny import frame, model_config, write_episodes
 
-from echelon import checkpoint
+from echelon import checkpoint, experiment
 from echelon.cli import main
 from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
 from echelon.envs import layouts
 from echelon.envs.point_maze import draw, draw_background
+from echelon.images import read_png
 from echelon.models.hierarchy import Hierarchy
-from echelon.presets import planner_for
+from echelon.presets import planner_for, settings_for
 from echelon.records import load
 from echelon.runlog import RunLog
 from echelon.schema import read
@@ -480,6 +481,13 @@ def test_images_that_cannot_be(
         assert told in refused(capsys, "plan", path, "--observation", now, "--goal", goal)
 
 
+def untimed(printed: str) -> list[dict[str, Any]]:
+    """The levels of a plan that was printed, without how long they took."""
+    levels: list[dict[str, Any]] = json.loads(printed)["levels"]
+    assert all(level["spent"].pop("seconds") > 0 for level in levels)
+    return levels
+
+
 def test_plan_prints_a_plan(trained: Path, images: Path, capsys: Capture) -> None:
     arguments = ["plan", str(trained / "checkpoint.safetensors")]
     arguments += ["--observation", str(images / "now.png"), "--goal", str(images / "goal.png")]
@@ -487,9 +495,7 @@ def test_plan_prints_a_plan(trained: Path, images: Path, capsys: Capture) -> Non
     def printed(*more: str) -> list[dict[str, Any]]:
         capsys.readouterr()
         assert main([*arguments, *more]) == 0
-        levels = json.loads(capsys.readouterr().out)["levels"]
-        assert all(level["spent"].pop("seconds") > 0 for level in levels)
-        return levels
+        return untimed(capsys.readouterr().out)
 
     first = printed()
     coarse, fine = first
@@ -560,9 +566,9 @@ def test_settings_that_inspect_prints_are_taken(
     assert len(levels) == 2
     both = ["--observation", str(images / "maze-now.png"), "--goal", str(images / "maze-goal.png")]
     assert main(["plan", str(maze), *both]) == 0
-    own = capsys.readouterr().out
+    own = untimed(capsys.readouterr().out)
     assert main(["plan", str(maze), *both, "--planner", str(settings)]) == 0
-    assert capsys.readouterr().out == own
+    assert untimed(capsys.readouterr().out) == own
     flat = tmp_path / "alone.json"
     flat.write_text(json.dumps(json.loads(text)[:1]))
     out = tmp_path / "out"
@@ -647,3 +653,28 @@ def test_training_as_a_process_says_nothing_odd(episodes: Path, tmp_path: Path) 
     assert done.stdout.strip() == str(out / "checkpoint.safetensors")
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
+
+
+def test_a_planner_chosen_by_measurement(
+    maze: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "TUNING", 3)
+    out = tmp_path / "out"
+    arguments = ["evaluate", str(maze), "--out", str(out), "--trials", "1", "--budget", "3"]
+    assert main([*arguments, "--planner", "auto", "--success", "0.01"]) == 0
+    said = capsys.readouterr()
+    assert "planner: " in said.out + said.err
+    assert "TFLOPs an episode, of 9 settings" in said.out + said.err
+    records = load(out / "records.json")
+    assert {r.setting for r in records} == {"auto"}
+    levels = [
+        to_dict(read(PlannerConfig, level, "level"))
+        for level in json.loads((out / "planner.json").read_text())
+    ]
+    config = read(ModelConfig, checkpoint.describe(maze)["model"], "model")
+    known = settings_for(config)
+    assert levels in [[to_dict(level) for level in known[name]] for name in known]
+    assert records[0].planner["levels"] == levels
+    assert "not a share above 0" in refused(
+        capsys, *arguments, "--planner", "auto", "--success", "0"
+    )

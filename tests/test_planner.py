@@ -18,6 +18,7 @@ from echelon.planning.cem import CEM
 from echelon.planning.costs import DistanceCost, lifted
 from echelon.planning.ledger import macs_of
 from echelon.planning.mppi import MPPI
+from echelon.planning.optimizers import optimizer_of
 from echelon.planning.planner import Planner, build, rollout
 from echelon.types import (
     ActionPrior,
@@ -588,7 +589,7 @@ def test_the_start_is_shifted_by_steps_of_its_own_level() -> None:
 # ---------------------------------------------------------------------------- ledger
 
 
-@pytest.mark.parametrize("kind", ["cem", "mppi"])
+@pytest.mark.parametrize("kind", ["cem", "icem", "mppi"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_ledger_is_what_was_really_spent(kind: str, batch: int) -> None:
     levels = [Metered(1, 0.1), Metered(4, 0.4), Metered(2, 0.8)]
@@ -606,8 +607,17 @@ def test_the_ledger_is_what_was_really_spent(kind: str, batch: int) -> None:
         # A step is one matrix product of 2 x 2.
         assert torch.equal(last.total.macs, 4 * last.total.calls)
     flat = build(levels, configs[:1])
-    evaluated = (3 * 6 + 1) * 5
+    evaluated = (optimizer_of(optimizer).evaluations + 1) * 5
     assert took(plan(flat, state, goal).spent) == [(evaluated, 4 * evaluated)] * batch
+
+
+def test_a_step_that_is_differentiated_counts_three_times() -> None:
+    optimizer = OptimizerConfig("gradient", candidates=4, iterations=2, elites=1)
+    planner = build([Point()], [PlannerConfig(5, 1, optimizer)])
+    with torch.no_grad():
+        spent = plan(planner, at([0.0, 0.0]), at([3.0, 3.0])).spent
+    evaluated = (4 * (2 * 3 + 1) + 1) * 5
+    assert took(spent) == [(evaluated, 4 * evaluated)]
 
 
 class Spread(Point):

@@ -144,13 +144,14 @@ class Agent:
         states = self._see(here)
         goals = tree_map(lambda x: x[rows], self.goals)
         effort, stop = self._afford(states, goals, encoding, began)
+        planning = time.perf_counter()
         plan = self.planner.plan(
             states, goals, self.now, self.generator, previous, None, effort, stop
         )
         total = plan.total
         if self._pace is not None:
             spent = int(total.macs.sum()) + encoding * len(rows)
-            self._pace.learn(spent, time.perf_counter() - began)
+            self._pace.learn(spent, time.perf_counter() - planning)
         self.spent = Spent(
             self.spent.calls.index_copy(0, rows, total.calls),
             self.spent.macs.index_copy(0, rows, total.macs + encoding),
@@ -179,27 +180,40 @@ class Agent:
                 )
         if budget.ms is not None:
             if self._pace is None:
-                self._pace = self._paced(states, goals, count * least, budget.ms)
+                self._pace = self._paced(states, goals, macs, count)
+                if self._pace.least > budget.ms / 1e3:
+                    raise EchelonError(
+                        f"budget-ms: {budget.ms:g} is too short for one round of every level; the "
+                        f"least that works here is about {1e3 * self._pace.least:.3g}"
+                    )
+                began = time.perf_counter()
             left = budget.ms / 1e3 - (time.perf_counter() - began)
             allowed = min(allowed, self._pace.affords(left) / count)
             stop = deadline(left)
         return effort_within(macs, allowed), stop
 
     def _paced(
-        self, states: tuple[State, ...], goals: tuple[State, ...], macs: int, ms: float
+        self,
+        states: tuple[State, ...],
+        goals: tuple[State, ...],
+        macs: Callable[[float], int],
+        count: int,
     ) -> Pace:
-        """How fast this machine plans, by the least plan there is; the first one warms up."""
-        for _ in range(2):
+        """How fast this machine plans: by the least plan there is, after one that warms up, and by one
+        of four times as much.
+        """
+
+        def seconds(effort: float) -> float:
             began = time.perf_counter()
             generator = torch.Generator(self.device).manual_seed(0)
-            self.planner.plan(states, goals, self.now, generator, effort=0.0)
-            seconds = time.perf_counter() - began
-        if seconds > ms / 1e3:
-            raise EchelonError(
-                f"budget-ms: {ms:g} is too short for one round of every level; the least that works "
-                f"here is about {1e3 * seconds:.3g}"
-            )
-        return Pace(macs, seconds)
+            self.planner.plan(states, goals, self.now, generator, effort=effort)
+            return time.perf_counter() - began
+
+        seconds(0.0)
+        more = effort_within(macs, 4 * macs(0.0))
+        pace = Pace(count * macs(0.0), seconds(0.0))
+        pace.learn(count * macs(more), seconds(more), 1.0)
+        return pace
 
     def keep(self, index: NDArray[np.int64]) -> None:
         """Go on with the environments `index` of the batch alone."""

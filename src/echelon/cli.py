@@ -171,7 +171,10 @@ class Evaluate:
     """run folder for records.json and report.html"""
     planner: tuple[Path, ...] = ()
     """JSON files, each a list of planner settings, level 0 first ('echelon inspect --planner' prints
-    one); one level plans flat. None compares what the demo compares"""
+    one); one level plans flat. 'auto' chooses one by measurement, on trials of its own. None compares
+    what the demo compares"""
+    success: float = 0.95
+    """share of trials that --planner auto is to reach, at the least compute"""
     trials: int = 100
     """in each distance bin"""
     budget: int = 500
@@ -183,11 +186,20 @@ class Evaluate:
         from echelon import report
         from echelon.experiment import evaluate_checkpoint
 
-        settings = {path.stem: _planner(path) for path in self.planner}
-        if len(settings) < len(self.planner):
+        auto = Path("auto") in self.planner
+        files = [path for path in self.planner if path != Path("auto")]
+        settings = {path.stem: _planner(path) for path in files}
+        if len(settings) < len(files) or (auto and "auto" in settings):
             raise EchelonError("planner: records go by the files' names; give each its own")
         records = evaluate_checkpoint(
-            self.checkpoint, self.out, settings, self.trials, self.budget, self.seed, Progress()
+            self.checkpoint,
+            self.out,
+            settings,
+            self.trials,
+            self.budget,
+            self.seed,
+            Progress(),
+            self.success if auto else None,
         )
         print(report.summary(records))
 

@@ -18,7 +18,9 @@ import numpy as np
 
 from echelon import checkpoint
 from echelon.atlas import Atlas
+from echelon.auto import race
 from echelon.config import ModelConfig, PlannerConfig, to_dict
+from echelon.envs.layouts import Layout
 from echelon.evaluation import (
     BINS,
     Method,
@@ -30,9 +32,9 @@ from echelon.evaluation import (
     to_records,
     traces,
 )
-from echelon.files import read_json, write_atomically
+from echelon.files import read_json, write_atomically, write_json
 from echelon.models.hierarchy import Hierarchy
-from echelon.presets import FlatSetting, planner_for
+from echelon.presets import FlatSetting, planner_for, settings_for
 from echelon.progress import Progress
 from echelon.records import Record, save
 from echelon.report import paired_p, write_report
@@ -41,6 +43,9 @@ from echelon.types import EchelonError
 FLAT_CHEAP = FlatSetting(horizon=150, candidates=8, replan=20, minimum=1.0)
 FLAT_MORE = FlatSetting(horizon=200, candidates=16, replan=5, minimum=1.0)
 SAME_COST = FlatSetting(horizon=20, candidates=8, correlation=0.9, replan=2, minimum=0.3)
+
+TUNING = 40
+"""trials in each distance bin that a planner is chosen by"""
 
 
 @dataclass
@@ -191,8 +196,13 @@ def evaluate_checkpoint(
     budget: int,
     seed: int,
     progress: Progress,
+    success: float | None = None,
 ) -> list[Record]:
-    """Trials in the layout that a checkpoint was trained in; by default what the demo compares."""
+    """Trials in the layout that a checkpoint was trained in; by default what the demo compares.
+
+    success: choose one more setting, called "auto": the cheapest that reaches this share of trials of
+        its own; planner.json, in `out`, holds it.
+    """
     model, about = checkpoint.load_model(path), checkpoint.describe(path)["about"]
     meta = about["meta"]
     if meta.get("task") != "point-maze":
@@ -204,7 +214,10 @@ def evaluate_checkpoint(
     methods = [
         Method("flat" if len(levels) == 1 else "hierarchical", name, tuple(levels))
         for name, levels in planners.items()
-    ] or demo_methods(model.config)
+    ]
+    if success is not None:
+        methods.append(chosen(model, layout, meta["action_repeat"], budget, success, out, progress))
+    methods = methods or demo_methods(model.config)
     made = make_trials(layout, trials, seed, "test", tuple(BINS))
     found = compare(
         out / "outcomes",
@@ -219,6 +232,33 @@ def evaluate_checkpoint(
     )
     write_results(out, found)
     return found.records
+
+
+def chosen(
+    model: Hierarchy,
+    layout: Layout,
+    action_repeat: int,
+    budget: int,
+    success: float,
+    out: Path,
+    progress: Progress,
+) -> Method:
+    """The setting to use, by a race on trials at all distances that nothing else uses."""
+    trials = make_trials(layout, TUNING, 0, "tune", tuple(BINS))
+    order = np.random.default_rng(0).permutation(len(trials))
+    named = settings_for(model.config).items()
+    methods = [
+        Method("flat" if len(levels) == 1 else "hierarchical", n, levels) for n, levels in named
+    ]
+
+    def tried(method: Method, some: Sequence[Trial]) -> Outcome:
+        return run_trials(model, method, some, budget, action_repeat, 0, progress)
+
+    choice = race(methods, [trials[i] for i in order], tried, success)
+    progress.say(choice.in_words())
+    best = choice.chosen.method
+    write_json(out / "planner.json", [to_dict(level) for level in best.levels])
+    return dataclasses.replace(best, setting="auto")
 
 
 def pick(trials: Sequence[Trial], outcomes: Sequence[Outcome], each: int) -> list[int]:

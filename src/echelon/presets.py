@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
@@ -27,6 +27,31 @@ def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
         for _ in model.levels[1:]
     )
     return (fine, *coarse)
+
+
+def settings_for(model: ModelConfig) -> dict[str, tuple[PlannerConfig, ...]]:
+    """By name, level 0 first, what a planner is chosen from where measurement decides: flat ones, and
+    at each depth searches of several sizes, at every turn or only when the last plan is used up.
+    """
+    flat = (FlatSetting(150, 8, replan=20, minimum=1.0), FlatSetting(200, 16, minimum=1.0))
+    found = {setting.name: setting.levels for setting in flat}
+    if len(model.levels) == 1:
+        return found
+    near = FlatSetting(20, 8, correlation=0.9, replan=2, minimum=0.3)
+    found["flat-upper"] = tuple(replace(level, cost="upper") for level in near.levels)
+    fine, *above = planner_for(model)
+    small = replace(fine, optimizer=replace(fine.optimizer, candidates=8, elites=1))
+    patient = [
+        replace(level, replan=4 * duration, watchdog=0.5, reached=0.4)
+        for level, duration in zip(above, model.durations[1:], strict=True)
+    ]
+    for depth in range(2, len(model.levels) + 1):
+        for name, lowest in (("", fine), ("-small", small)):
+            found[f"levels-{depth}{name}"] = (lowest, *above[: depth - 1])
+            found[f"levels-{depth}{name}-patient"] = (lowest, *patient[: depth - 1])
+            entered = [replace(level, enter=1.0) for level in patient[: depth - 1]]
+            found[f"levels-{depth}{name}-enter"] = (lowest, *entered)
+    return found
 
 
 @dataclass(frozen=True)

@@ -74,11 +74,11 @@ class Pace:
         self._macs = macs
         self._slope = seconds / max(macs, 1)
 
-    def learn(self, macs: int, seconds: float) -> None:
-        """What another call took."""
+    def learn(self, macs: int, seconds: float, weight: float = 0.3) -> None:
+        """What another call took, of which the slope takes on a share."""
         if macs > 2 * self._macs:
             slope = max(seconds - self.least, 0.0) / (macs - self._macs)
-            self._slope += 0.3 * (slope - self._slope)
+            self._slope += weight * (slope - self._slope)
 
     def affords(self, seconds: float) -> float:
         """Multiply-accumulates that are done in time."""

@@ -77,8 +77,7 @@ def _way(axes: Axes, level: Mapping[str, Any]) -> None:
     )
     axes.plot(steps, [level["distance_now"], *level["distance"]], "o-", color=colour, ms=4)
     axes.set_ylim(bottom=0)
-    asked = "to the goal" if level is not None else ""
-    name_axes(axes, "environment steps", f"distance {asked}", 10)
+    name_axes(axes, "environment steps", "distance to its goal", 10)
     axes.set_title(
         f"level {level['level']} (grey: 8 in 10 at random)",
         fontsize=11,
