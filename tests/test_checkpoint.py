@@ -64,7 +64,7 @@ def test_round_trip_bit_for_bit(tmp_path: Path, levels: int) -> None:
 
 def test_describe(path: Path) -> None:
     about = checkpoint.describe(path)
-    assert (about["format"], about["action_dim"], about["about"]) == (2, 1, {"note": "x"})
+    assert (about["format"], about["action_dim"], about["about"]) == (3, 1, {"note": "x"})
     assert about["model"]["bank_size"] == 64
 
 
@@ -92,7 +92,7 @@ def test_files_that_are_no_checkpoint(path: Path, tmp_path: Path) -> None:
     refused(path, "is not an Echelon model checkpoint")
     safetensors.torch.save_file({"weight": torch.zeros(2)}, path, {"format": "pt"})
     refused(path, "is not an Echelon model checkpoint")
-    checkpoint.write_tensors(path, {"weight": torch.zeros(2)}, "training", {"format": 2})
+    checkpoint.write_tensors(path, {"weight": torch.zeros(2)}, "training", {"format": 3})
     refused(path, "is not an Echelon model checkpoint")
 
 
@@ -103,7 +103,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any], Tensors], None]) -> No
 
 
 def newer(header: dict[str, Any], tensors: Tensors) -> None:
-    header["format"] = 3
+    header["format"] = 4
 
 
 def older(header: dict[str, Any], tensors: Tensors) -> None:
@@ -142,8 +142,8 @@ def impossible_option(header: dict[str, Any], tensors: Tensors) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (newer, r"checkpoint format 3 is newer than this Echelon reads \(2\); update echelon"),
-        (older, r"checkpoint format 1 is older than this Echelon reads \(2\); train it again"),
+        (newer, r"checkpoint format 4 is newer than this Echelon reads \(3\); update echelon"),
+        (older, r"checkpoint format 1 is older than this Echelon reads \(3\); train it again"),
         (no_bank, r"lacks _levels\.1\.bank; it was not written for this model"),
         (only_the_bank, r"lacks _levels\.0\.action_bank, .* and \d+ more"),
         (extra, r"has unknown _levels\.7\.bank"),
@@ -166,7 +166,7 @@ def test_impossible_options_are_an_echelon_error(path: Path) -> None:
         checkpoint.load_model(path)
 
 
-@pytest.mark.parametrize("header", ["{", "[]", "{}", '{"format": "x"}', '{"format": 2}'])
+@pytest.mark.parametrize("header", ["{", "[]", "{}", '{"format": "x"}', '{"format": 3}'])
 def test_a_header_that_is_damaged(path: Path, header: str) -> None:
     tensors = {"weight": torch.zeros(2)}
     path.write_bytes(safetensors.torch.save(tensors, {"echelon_model": header}))
@@ -207,6 +207,6 @@ def test_a_checkpoint_is_plain_json_and_numbers(path: Path) -> None:
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
-    assert json.loads(header.pop("__metadata__")["echelon_model"])["format"] == 2
+    assert json.loads(header.pop("__metadata__")["echelon_model"])["format"] == 3
     assert max(entry["data_offsets"][1] for entry in header.values()) == len(content) - 8 - size
     assert {entry["dtype"] for entry in header.values()} == {"F32"}
