@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "echelon"
 
 FLOORS = (
     ("types", "schema", "files", "config", "presets", "records", "distributed"),
-    ("data", "models", "losses", "temporal", "geometry", "planning", "progress", "images"),
+    ("data", "models", "losses", "temporal", "geometry", "graph", "planning", "progress", "images"),
     (
         *("objective", "statistics", "checkpoint", "runlog", "signals", "trainer"),
         *("scales", "proposal", "on_top"),

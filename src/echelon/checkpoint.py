@@ -122,14 +122,16 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 def fill_lower(model: Hierarchy, path: Path) -> None:
     """Give the lower levels of a model those of a checkpoint; levels above them stay as they are, and
-    so do heads of distances that the checkpoint does not have. All else must be there, and fit.
+    so do heads of distances that the checkpoint does not have, and landmark graphs, which are fitted
+    anew. All else must be there, and fit.
     """
     header, tensors = read_tensors(path, "model")
     count = len(header["model"]["levels"])
     heads = tuple(f"_levels.{i}.metric." for i in range(count))
     above = tuple(f"_levels.{i}." for i in range(count, len(model.levels)))
-    own = {k: v for k, v in model.state_dict().items() if k.startswith(above + heads)}
-    fill(model, own | tensors, path)
+    graphs = tuple(f"_levels.{i}.graph." for i in range(count))
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(above + heads + graphs)}
+    fill(model, own | {k: v for k, v in tensors.items() if not k.startswith(graphs)}, path)
 
 
 def write_tensors(

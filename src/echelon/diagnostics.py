@@ -21,7 +21,7 @@ from echelon.images import png_text
 from echelon.losses import effective_rank
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.planner import rollout
-from echelon.types import Window, tree_map
+from echelon.types import DistanceKind, Window, tree_map
 
 Array = NDArray[Any]
 
@@ -160,15 +160,21 @@ def latent_figures(model: Hierarchy, index: int, atlas: Atlas, frames: Array) ->
 
 
 @torch.no_grad()
-def sign_agreement(model: Hierarchy, level: int, atlas: Atlas) -> float | None:
+def sign_agreement(
+    model: Hierarchy,
+    level: int,
+    atlas: Atlas,
+    measure: DistanceKind = "level",
+) -> float | None:
     """Of all steps to a neighbouring cell that is nearer to a goal at least `FAR` cells away, the
-    share that lowers the level's distance to that goal; 0.5 is chance, below it is deceptive, and
-    None is a layout without goals so far away.
+    share that lowers the level's distance to that goal, as `measure` has it; 0.5 is chance, below it
+    is deceptive, and None is a layout without goals so far away.
     """
     cells = layouts.free_cells(atlas.layout)
     middle = torch.stack([_latent_at(atlas, level, cell + 0.5) for cell in cells])
     z = middle.to(next(model.parameters()).device)
-    between = model.levels[level].distance({"z": z[:, None]}, {"z": z}).cpu().numpy()
+    distance = model.levels[level].measure(measure)
+    between = distance({"z": z[:, None]}, {"z": z}).cpu().numpy()
     length = np.stack(
         [layouts.distances(atlas.layout, (int(r), int(c)))[tuple(cells.T)] for r, c in cells]
     )

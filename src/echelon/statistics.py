@@ -6,6 +6,8 @@ All of it lies in buffers of the model, so that it travels with the weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,15 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from echelon.config import LandmarkConfig
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
+from echelon.graph import Landmarks, fit_landmarks
 from echelon.models.foreign import ForeignEncoder
 from echelon.models.hierarchy import NEIGHBOURS, Hierarchy, ImageLift, LatentLift
+from echelon.types import EchelonError, tree_map
 
 ENCODE_BATCH = 2048
 """frames encoded at once"""
 SEGMENTS = 8192
 """segments of actions that a macro-action's statistics rest on"""
+GRAPH_ACTIONS = 64
+"""known actions that a model's own edges of a landmark graph are predicted with"""
 
 Ids = NDArray[np.int64]
 
@@ -111,6 +118,96 @@ def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> Non
             level.bank_below.copy_(known)
             known = level.lift.network(known)
             level.bank.copy_(known)
+    _fit_graphs(model, episodes, ids, seed)
+
+
+def add_landmarks(
+    model: Hierarchy,
+    episodes: Episodes,
+    ids: Ids,
+    configs: Mapping[int, LandmarkConfig],
+    seed: int = 0,
+) -> dict[int, Landmarks]:
+    """Give levels of a trained model landmark graphs, made from episodes `ids`: what was found, by
+    level. Nothing else of the model changes, and :func:`echelon.checkpoint.save_model` keeps them.
+    """
+    levels = list(model.config.levels)
+    for index, config in configs.items():
+        if not 0 <= index < len(levels):
+            raise EchelonError(f"landmarks: there is no level {index}; the model has {len(levels)}")
+        levels[index] = replace(levels[index], landmarks=config)
+        model.levels[index].set_landmarks(config)
+    model.config = replace(model.config, levels=tuple(levels))
+    return _fit_graphs(model, episodes, ids, seed)
+
+
+@torch.no_grad()
+def _fit_graphs(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> dict[int, Landmarks]:
+    """Fit the landmark graphs that a model has, on latents of the same episodes."""
+    graphs = {i: level.graph for i, level in enumerate(model.levels) if level.graph is not None}
+    if not graphs:
+        return {}
+    rng = np.random.default_rng((seed, 1))
+    order = rng.permutation(ids)
+    ends = np.cumsum(episodes.lengths[order])
+    counts = {i: int(np.searchsorted(ends, graph.config.frames)) for i, graph in graphs.items()}
+    rows = _rows_of(episodes, order[: max(counts.values()) + 1])
+    z, found = encode(model, episodes, rows), dict[int, Landmarks]()
+    for index, level in enumerate(model.levels):
+        if isinstance(level.lift, LatentLift):
+            z = level.lift.network(z)
+        if (graph := graphs.get(index)) is None:
+            continue
+        lengths = torch.from_numpy(episodes.lengths[order[: counts[index] + 1]])
+
+        def predicted(chosen: Tensor, points: Tensor, reach: Tensor, index: int = index) -> Tensor:
+            return _model_edges(model, episodes, index, rows[chosen.cpu().numpy()], points, reach)
+
+        more = predicted if graph.config.model_edges else None
+        some = z[: int(lengths.sum())]
+        fitted = fit_landmarks(some, lengths, graph.config, rng, level.duration, more)
+        graph.fill(fitted.points, fitted.steps, fitted.speed, fitted.reach)
+        found[index] = fitted
+    return found
+
+
+def _model_edges(
+    model: Hierarchy, episodes: Episodes, index: int, rows: Ids, points: Tensor, reach: Tensor
+) -> Tensor:
+    """``[L, L]`` steps between landmarks (frames `rows` [L], latents ``points [L, D]``) that a level
+    predicts: from the frame's state, by known actions, to within `reach` of another landmark.
+
+    An action is held until as much time has passed as an edge takes at least.
+    """
+    level, first = model.levels[index], model.levels[0].lift
+    assert isinstance(first, ImageLift)
+    if index == 0 and isinstance(first.encoder, ForeignEncoder):
+        raise EchelonError(
+            "levels.0.landmarks.model_edges: level 0 is somebody's own model, which cannot predict "
+            "from latents alone; leave it out"
+        )
+    config = level.config.landmarks
+    opening = episodes.offsets[np.searchsorted(episodes.offsets, rows, side="right") - 1]
+    pairs = np.stack([np.maximum(rows - 1, opening), rows], 1)
+    latents = encode(model, episodes, pairs.reshape(-1)).unflatten(0, (-1, 2))
+    observed = {"latents": latents}
+    if column := model.config.proprio:
+        proprio = episodes.column(column)[rows][:, None].astype(np.float32)
+        observed["proprio"] = torch.from_numpy(proprio).to(latents.device)
+    state = model.lift(tree_map(lambda x: x[:, 0], first(observed)))[index]
+    actions = level.action_bank[:GRAPH_ACTIONS].repeat(len(rows), 1)
+    state = tree_map(lambda x: x.repeat_interleave(len(actions) // len(rows), 0), state)
+    steps = math.ceil(config.gaps[0] / level.duration)
+    for _ in range(steps):
+        state = level.predict(state, actions)
+    apart = torch.cdist(state["z"], points)
+    away, nearest = apart.min(-1)
+    start = torch.arange(len(rows), device=points.device)
+    start = start.repeat_interleave(len(actions) // len(rows))
+    edges = torch.full_like(torch.cdist(points, points), torch.inf)
+    known = away <= reach
+    edges[start[known], nearest[known]] = steps + config.hop / level.duration
+    return edges
 
 
 def _fit_neighbours(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,6 +33,10 @@ model's history, pose or context lives inside it; nothing but the model looks th
 
 Objective: TypeAlias = Callable[[Tensor], Tensor]
 """``actions [B, K, H, A] -> cost [B, K]``; all that a search sees of a model."""
+
+
+DistanceKind: TypeAlias = Literal["level", "latent", "learned", "graph"]
+"""How a level can measure: as configured, by its latents, by what it learned, by its landmarks."""
 
 
 class EchelonError(Exception):
@@ -243,9 +247,9 @@ class LevelModel(Protocol):
         """``state of the level below [...] -> state here [...]``, without how it moves."""
         ...
 
-    def measure(self, kind: str) -> Callable[[State, State], Tensor]:
+    def measure(self, kind: DistanceKind) -> Callable[[State, State], Tensor]:
         """A distance ``state [...], goal [...] -> [...]``, leading dimensions broadcast: this level's
-        usual one ("level"), or another that it has.
+        usual one ("level"), or one of a kind that it must have.
         """
         ...
 

@@ -13,6 +13,7 @@ from typing import Any
 from echelon.config.model import (
     DistanceConfig,
     EncoderConfig,
+    LandmarkConfig,
     LevelConfig,
     LossConfig,
     ModelConfig,
@@ -23,6 +24,7 @@ from echelon.config.training import MaskConfig, MaskedConfig, StageConfig, Train
 __all__ = [
     "DistanceConfig",
     "EncoderConfig",
+    "LandmarkConfig",
     "LevelConfig",
     "LossConfig",
     "MaskConfig",

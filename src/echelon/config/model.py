@@ -84,6 +84,48 @@ class DistanceConfig:
 
 
 @dataclass(frozen=True)
+class LandmarkConfig:
+    """A graph of known latents, whose shortest paths a level's search can descend.
+
+    It needs no training: it is fitted to the level as it stands. Gaps and hops are counted in
+    environment steps, so that they mean the same at every level.
+    """
+
+    count: int = 0
+    """landmarks; 0 is no graph, and 100 to 600 are enough for a maze"""
+    spare: int = 0
+    """slots that are left for latents met later, where the world departs from the data"""
+    frames: int = 20_000
+    """of whole episodes, drawn at random, that the graph is made from"""
+    iterations: int = 3
+    """of k-means, from farthest points; the means are then snapped to real frames"""
+    gaps: tuple[int, int] = (4, 20)
+    """least and most environment steps of a transition that counts as an edge. In less a border
+    between two landmarks is crossed, and no distance covered"""
+    hop: float = 1.0
+    """environment steps added to every edge, against paths of many short ones"""
+    nearest: int = 3
+    """landmarks that a latent may begin its path at"""
+    off_manifold: float = 3.0
+    """weight of how far a latent lies beyond the reach of the landmarks, in steps"""
+    model_edges: bool = False
+    """also join landmarks that one predicted step leads between. The model may tunnel through
+    walls, and so may the graph then"""
+
+    def __post_init__(self) -> None:
+        if min(self.count, self.spare, self.iterations) < 0 or min(self.frames, self.nearest) < 1:
+            raise EchelonError(
+                "landmarks: count, spare and iterations are at least 0, frames and nearest at least 1"
+            )
+        if not 1 <= self.gaps[0] <= self.gaps[1]:
+            raise EchelonError(
+                f"landmarks.gaps: {self.gaps} must be the least and the most steps, from 1 up"
+            )
+        if min(self.hop, self.off_manifold) < 0:
+            raise EchelonError("landmarks: hop and off_manifold are at least 0")
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """Level 0's eyes: frames to latents."""
 
@@ -147,6 +189,7 @@ class LevelConfig:
     """standard deviation of the noise on macro-actions in training"""
     loss: LossConfig = field(default_factory=LossConfig)
     distance: DistanceConfig = field(default_factory=DistanceConfig)
+    landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
 
     def __post_init__(self) -> None:
         for name in ("stride", "rollout", "latent_dim", "width", "history", "heads"):

@@ -9,15 +9,17 @@ of losses or of search.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from echelon.config import LevelConfig, ModelConfig
+from echelon.config import LandmarkConfig, LevelConfig, ModelConfig
 from echelon.models.distances import head_for
 from echelon.models.encoders import PatchEncoder
 from echelon.models.foreign import ForeignEncoder, ForeignModel
+from echelon.models.landmarks import LandmarkGraph
 from echelon.models.macro_actions import (
     ConcatenatedActions,
     PrimitiveAction,
@@ -28,7 +30,7 @@ from echelon.models.predictors import ResidualMLP, mlp
 from echelon.models.spatial import ConvEncoder, ConvPredictor
 from echelon.models.transformer import CausalTransformer
 from echelon.models.vit import TubeletEncoder
-from echelon.types import ActionPrior, EchelonError, tree_map
+from echelon.types import ActionPrior, DistanceKind, EchelonError, tree_map
 
 LatentState: TypeAlias = dict[str, Any]
 """``z [..., D]``, where things are, and ``dz [..., D]``, its scaled change since the frame before:
@@ -156,7 +158,8 @@ class Level(nn.Module):
         foreign: ForeignModel | None = None,
     ) -> None:
         super().__init__()
-        self.config = config = model.levels[index]
+        self.index, self.config = index, (config := model.levels[index])
+        self.duration = model.durations[index]
         self.stride = config.stride
         self.parts: tuple[str, ...] = ("z", "dz")
         self.sizes = [config.latent_dim, config.latent_dim]
@@ -174,6 +177,8 @@ class Level(nn.Module):
         self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model.encoder.grid)
         self.inverse: nn.Module = mlp(4 * config.latent_dim, 64, 1, self.action_dim)
         self.metric = head_for(config.distance, config.latent_dim)
+        self.graph: LandmarkGraph | None = None
+        self.set_landmarks(config.landmarks)
         for name, value in (("action_mean", 0.0), ("action_std", 1.0), ("prior_mean", 0.0)):
             self.register_buffer(name, torch.full((self.action_dim,), value))
         for name, value in (("prior_std", 1.0), ("prior_low", -1.0), ("prior_high", 1.0)):
@@ -221,17 +226,51 @@ class Level(nn.Module):
         """``[N, D], [N, D]`` places seen in training, and where the same episode was a step later."""
         return {"z": self.before}, {"z": self.after}
 
-    def measure(self, kind: str) -> Callable[[LatentState, LatentState], Tensor]:
-        """See :class:`echelon.types.LevelModel`."""
-        return self.distance
-
     def distance(self, state: LatentState, goal: LatentState) -> Tensor:
         """``state [..., D], goal [..., D] -> [...]``, leading dimensions broadcast: time apart where
         this level has learned it, else the root mean squared difference of the latents.
         """
         if self.metric is not None:
             return self.metric(state["z"], goal["z"])
-        return (state["z"] - goal["z"]).square().mean(-1).sqrt()
+        return latent_distance(state, goal)
+
+    def measure(self, kind: DistanceKind) -> Callable[[LatentState, LatentState], Tensor]:
+        """Another way to measure than :meth:`distance` (`level`), of the same shapes: the root mean
+        squared difference of the latents, the learned time apart, or steps by the landmark graph.
+        """
+        if kind == "level":
+            return self.distance
+        if kind == "latent":
+            return latent_distance
+        where = f"levels.{self.index}"
+        if kind == "learned":
+            if self.metric is None:
+                raise EchelonError(
+                    f"{where}: has not learned a distance; train it with {where}.distance.kind "
+                    "quasimetric, expectile or contrastive"
+                )
+            module: nn.Module = self.metric
+        else:
+            if self.graph is None:
+                raise EchelonError(
+                    f"{where}: has no landmark graph; set {where}.landmarks.count, or add one with "
+                    "echelon.statistics.add_landmarks"
+                )
+            if not self.graph.fitted:
+                raise EchelonError(
+                    f"{where}: its landmark graph is empty; fit it with "
+                    "echelon.statistics.add_landmarks"
+                )
+            module = self.graph
+        return lambda state, goal: module(state["z"], goal["z"])
+
+    def set_landmarks(self, config: LandmarkConfig) -> None:
+        """Have an empty landmark graph of this configuration, or none where it counts none."""
+        self.config = replace(self.config, landmarks=config)
+        self.graph = None
+        if config.count:
+            graph = LandmarkGraph(self.config.latent_dim, config, self.duration)
+            self.graph = graph.to(self.action_mean.device)
 
     def channels(self, z: Tensor) -> Tensor:
         """``[..., D] -> [N, C]``: what regularisers see. A map gives one sample a cell."""
@@ -312,6 +351,11 @@ class Hierarchy(nn.Module):
         for level in self.levels[1:]:
             states.append(level.lift(states[-1]))
         return states
+
+
+def latent_distance(state: LatentState, goal: LatentState) -> Tensor:
+    """``state [..., D], goal [..., D] -> [...]`` root mean squared difference of the latents."""
+    return (state["z"] - goal["z"]).square().mean(-1).sqrt()
 
 
 Encoder: TypeAlias = PatchEncoder | ConvEncoder | TubeletEncoder | ForeignEncoder

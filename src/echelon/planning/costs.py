@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from echelon.config import PlannerConfig
-from echelon.types import Cost, EchelonError, LevelModel, State, tree_map
+from echelon.types import Cost, DistanceKind, EchelonError, LevelModel, State, tree_map
 
 Distance = Callable[[State, State], Tensor]
 
@@ -41,6 +41,8 @@ def cost_of(levels: Sequence[LevelModel], configs: Sequence[PlannerConfig], inde
     config = configs[index]
     above = configs[index + 1] if index + 1 < len(configs) else None
     if above is not None and above.hand_down == "lift":
+        if above.cost == "upper":
+            raise EchelonError("hand_down: 'lift' judges by a distance of the level's own, not 'upper'")
         distance = lifted(levels[index + 1], above.cost)
     elif config.cost == "upper":
         if index + 1 == len(levels):
@@ -51,7 +53,7 @@ def cost_of(levels: Sequence[LevelModel], configs: Sequence[PlannerConfig], inde
     return DistanceCost(distance, config.minimum, config.last)
 
 
-def lifted(upper: LevelModel, kind: str) -> Distance:
+def lifted(upper: LevelModel, kind: DistanceKind) -> Distance:
     """The distance of the level above, for states of this one; a goal is lifted too, where it does not
     say already what it is "above".
     """
