@@ -140,7 +140,7 @@ def evaluate(
 def trials_of(config: DemoConfig) -> dict[str, list[Trial]]:
     """Test trials in the layout trained in, by distance, and in layouts never seen."""
     seed = config.train.seed
-    home = make_trials(config.collect.layout, config.trials, seed, "test", tuple(BINS))
+    home = make_trials(config.collect.layout, config.trials, seed, "test", BINS)
     away: list[Trial] = []
     for number in range(config.held_out_layouts):
         other = replace(config.collect, maze_seed=HELD_OUT_SEED + number)

@@ -31,8 +31,9 @@ from echelon.progress import Progress
 from echelon.records import Dataset, Record
 from echelon.types import EchelonError
 
-BINS: dict[str, tuple[int, int]] = {"1-4": (1, 4), "5-8": (5, 8), "9+": (9, 10**6)}
+BINS = ("1-4", "5-8", "9+")
 """shortest path in cells"""
+ENDLESS = 10**6
 HELD_OUT_LAYOUTS = "held-out-layouts"
 
 Array = NDArray[Any]
@@ -96,7 +97,7 @@ def make_trials(
     rng = np.random.default_rng((seed, role == "test"))
     trials: list[Trial] = []
     for split in splits:
-        low, high = BINS.get(split, (1, 10**6))
+        low, high = _cells(split)
         pairs = np.argwhere(mine & (length >= low) & (length <= high))
         if len(pairs) == 0:
             raise EchelonError(
@@ -106,6 +107,14 @@ def make_trials(
             start, goal = (cells[k] + 0.5 + rng.uniform(-0.25, 0.25, 2) for k in (i, j))
             trials.append(Trial(split, layout, start, goal, int(length[i, j])))
     return trials
+
+
+def _cells(split: str) -> tuple[int, int]:
+    """The least and the longest shortest path of a split such as "5-8" or "9+"; any, of other names."""
+    low, _, high = split.removesuffix("+").partition("-")
+    if not low.isdigit():
+        return 1, ENDLESS
+    return int(low), int(high) if high else ENDLESS
 
 
 def run_trials(

@@ -218,7 +218,7 @@ def evaluate_checkpoint(
     if success is not None:
         methods.append(chosen(model, layout, meta["action_repeat"], budget, success, out, progress))
     methods = methods or demo_methods(model.config)
-    made = make_trials(layout, trials, seed, "test", tuple(BINS))
+    made = make_trials(layout, trials, seed, "test", BINS)
     found = compare(
         out / "outcomes",
         model,
@@ -244,7 +244,7 @@ def chosen(
     progress: Progress,
 ) -> Method:
     """The setting to use, by a race on trials at all distances that nothing else uses."""
-    trials = make_trials(layout, TUNING, 0, "tune", tuple(BINS))
+    trials = make_trials(layout, TUNING, 0, "tune", BINS)
     order = np.random.default_rng(0).permutation(len(trials))
     named = settings_for(model.config).items()
     methods = [

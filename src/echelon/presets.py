@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
+
+CostKind: TypeAlias = Literal["latent", "upper", "learned", "graph"]
+"""see :attr:`echelon.config.PlannerConfig.cost`"""
 
 
 def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
@@ -29,29 +33,70 @@ def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     return (fine, *coarse)
 
 
+def costs_of(model: ModelConfig) -> tuple[CostKind, ...]:
+    """The distances that a model's levels can be told to descend."""
+    found: list[CostKind] = ["latent"]
+    upper = model.levels[1:]
+    if upper and all(level.latent == "own" for level in upper):
+        found.append("upper")
+    if all(level.distance.kind != "latent" for level in model.levels):
+        found.append("learned")
+    if all(level.landmarks.count for level in model.levels):
+        found.append("graph")
+    return tuple(found)
+
+
 def settings_for(model: ModelConfig) -> dict[str, tuple[PlannerConfig, ...]]:
-    """By name, level 0 first, what a planner is chosen from where measurement decides: flat ones, and
-    at each depth searches of several sizes, at every turn or only when the last plan is used up.
+    """By name, level 0 first, what a planner is chosen from where measurement decides: every cost that
+    the model offers, on every number of its levels.
     """
-    flat = (FlatSetting(150, 8, replan=20, minimum=1.0), FlatSetting(200, 16, minimum=1.0))
-    found = {setting.name: setting.levels for setting in flat}
-    if len(model.levels) == 1:
-        return found
-    near = FlatSetting(20, 8, correlation=0.9, replan=2, minimum=0.3)
-    found["flat-upper"] = tuple(replace(level, cost="upper") for level in near.levels)
-    fine, *above = planner_for(model)
-    small = replace(fine, optimizer=replace(fine.optimizer, candidates=8, elites=1))
+    return {
+        name: levels
+        for cost in costs_of(model)
+        for depth in range(1, len(model.levels) + 1)
+        for name, levels in settings_of(model, cost, depth).items()
+    }
+
+
+def settings_of(
+    model: ModelConfig, cost: CostKind, depth: int
+) -> dict[str, tuple[PlannerConfig, ...]]:
+    """By name, the searches on the lowest `depth` levels of which the highest descends a cost; none
+    where a hierarchy has no such distance.
+
+    Flat: long searches where the cost is deceptive far away, short ones where it is not. Above that,
+    plans that are made anew at every turn, or followed until they are used up or fail (patient).
+    """
+    name = f"{cost}-{depth}"
+    if depth == 1:
+        if cost == "latent":
+            long = (FlatSetting(150, 8, replan=20, minimum=1.0), FlatSetting(200, 16, minimum=1.0))
+            return {f"{name}-{s.name}": _measured(s.levels, cost) for s in long}
+        short = [
+            FlatSetting(20, 8, correlation=0.9, replan=replan, minimum=0.3) for replan in (2, 4)
+        ]
+        return {f"{name}-r{s.replan}": _measured(s.levels, cost) for s in short}
+    if cost == "latent" and any(level.latent == "own" for level in model.levels[1:depth]):
+        return {}
+    fine, *above = _measured(planner_for(model)[:depth], "latent")
+    top = replace(above[-1], cost="latent" if cost == "upper" else cost)
+    eager = [*above[:-1], top]
     patient = [
         replace(level, replan=4 * duration, watchdog=0.5, reached=0.4)
-        for level, duration in zip(above, model.durations[1:], strict=True)
+        for level, duration in zip(eager, model.durations[1:], strict=False)
     ]
-    for depth in range(2, len(model.levels) + 1):
-        for name, lowest in (("", fine), ("-small", small)):
-            found[f"levels-{depth}{name}"] = (lowest, *above[: depth - 1])
-            found[f"levels-{depth}{name}-patient"] = (lowest, *patient[: depth - 1])
-            entered = [replace(level, enter=1.0) for level in patient[: depth - 1]]
-            found[f"levels-{depth}{name}-enter"] = (lowest, *entered)
-    return found
+    small = replace(
+        fine, horizon=6, replan=4, optimizer=replace(fine.optimizer, candidates=8, elites=1)
+    )
+    return {
+        name: (fine, *eager),
+        f"{name}-patient": (fine, *patient),
+        f"{name}-patient-small": (small, *patient),
+    }
+
+
+def _measured(levels: Sequence[PlannerConfig], cost: CostKind) -> tuple[PlannerConfig, ...]:
+    return tuple(replace(level, cost=cost) for level in levels)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from echelon.bench.ablation import Ablation
 from echelon.bench.collapse import Collapse
 from echelon.bench.compare import Compare, Readme
 from echelon.bench.foreign import Foreign
+from echelon.bench.planning import Planning
 from echelon.bench.resume import Resume
 from echelon.bench.throughput import Throughput
 from echelon.bench.tune import Tune
@@ -31,6 +32,7 @@ class Bench:
             | Annotated[Foreign, tyro.conf.subcommand("foreign")]
             | Annotated[Resume, tyro.conf.subcommand("resume")]
             | Annotated[Ablation, tyro.conf.subcommand("ablation")]
+            | Annotated[Planning, tyro.conf.subcommand("planning")]
             | Annotated[Collapse, tyro.conf.subcommand("collapse")]
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Readme, tyro.conf.subcommand("readme")]

@@ -147,7 +147,7 @@ class Tune:
         config = seeded(DemoConfig(), self.seed)
         path, data = trained(config, self.runs, progress)
         model = checkpoint.load_model(path, device())
-        trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", tuple(BINS))
+        trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", BINS)
         methods = [flat_method(s) for s in flat_grid()] + hierarchy_grid(config.model)
         methods += [same_cost_method(s) for s in same_cost_grid()]
         folder = path.parent / "outcomes" / "tune"

@@ -87,7 +87,7 @@ class PlannerConfig:
     """share of the distance at the plan's end; what is left is the mean's"""
     cost: Literal["level", "latent", "learned", "graph", "upper"] = "level"
     """the distance that the search descends: what the level's own configuration says, that of its
-    latents, its learned one, its landmark graph, or that of the level above"""
+    latents, its learned one, its landmark graph, or that of the latents of the level above"""
     support: float = 0.0
     """weight of how far actions lie outside what the data holds, in the cost; 0 leaves it out"""
     hand_down: Literal["nearest", "lift"] = "nearest"

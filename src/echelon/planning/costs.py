@@ -42,12 +42,14 @@ def cost_of(levels: Sequence[LevelModel], configs: Sequence[PlannerConfig], inde
     above = configs[index + 1] if index + 1 < len(configs) else None
     if above is not None and above.hand_down == "lift":
         if above.cost == "upper":
-            raise EchelonError("hand_down: 'lift' judges by a distance of the level's own, not 'upper'")
+            raise EchelonError(
+                "hand_down: 'lift' judges by a distance of the level's own, not 'upper'"
+            )
         distance = lifted(levels[index + 1], above.cost)
     elif config.cost == "upper":
         if index + 1 == len(levels):
             raise EchelonError("cost: 'upper' needs a level above the one that plans")
-        distance = lifted(levels[index + 1], "level")
+        distance = lifted(levels[index + 1], "latent")
     else:
         distance = levels[index].measure(config.cost)
     return DistanceCost(distance, config.minimum, config.last)

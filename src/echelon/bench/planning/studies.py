@@ -1,0 +1,302 @@
+"""What is asked of the planners; each study runs in one maze, on the models of one seed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from echelon.bench.planning.cells import AUTO, CELLS, agreements, choose, topped
+from echelon.bench.planning.mazes import Maze, Models
+from echelon.envs import layouts
+from echelon.envs.layouts import Layout
+from echelon.evaluation import (
+    HELD_OUT_LAYOUTS,
+    Method,
+    Outcome,
+    provenance,
+    to_records,
+)
+from echelon.experiment import flat_method, name_of, outcome_of, pairs
+from echelon.files import read_json
+from echelon.models.hierarchy import Hierarchy
+from echelon.presets import FlatSetting, settings_of
+from echelon.progress import Progress
+from echelon.records import Record
+
+STRENGTHS = (0.5, 1.0, 2.0)
+"""of the noise on the coarse predictor, in usual changes of its latent from one step to the next"""
+LONG = (
+    FlatSetting(100, 8, replan=20, minimum=1.0),
+    FlatSetting(150, 8, replan=20, minimum=1.0),
+    FlatSetting(200, 16, replan=20, minimum=1.0),
+    FlatSetting(400, 16, replan=20, minimum=1.0),
+    FlatSetting(200, 16, minimum=0.9),
+    FlatSetting(200, 32, minimum=1.0),
+    FlatSetting(200, 32, minimum=1.0, kind="mppi"),
+    FlatSetting(200, 64, correlation=0.98, minimum=1.0),
+    FlatSetting(400, 64, minimum=1.0),
+)
+"""flat planning on the latent distance, from the hierarchy's compute to some 32 times that; the best of
+what `echelon bench tune` tries, and larger ones of the same kind"""
+FINER = 4
+"""places along a cell, to measure paths by"""
+
+
+@dataclass
+class Bed:
+    """One maze and one seed, with all that is measured there."""
+
+    maze: Maze
+    seed: int
+    models: Models
+    folder: Path
+    trials: int
+    progress: Progress
+    records: list[Record] = field(default_factory=list[Record])
+    figures: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def run(self, study: str, method: Method, split: str, model: Hierarchy) -> Outcome:
+        """What a method does on the test trials of a split, with its record."""
+        trials = self.maze.trials(self.seed, self.trials, split)
+        outcome = outcome_of(
+            self.folder / study / split,
+            model,
+            method,
+            trials,
+            self.maze.config.budget,
+            self.maze.config.collect.action_repeat,
+            self.progress,
+        )
+        shared = provenance(model, dict(self.models.identity), self.seed, self.maze.config.budget)
+        self.records += to_records(method, trials, outcome, shared | {"task": self.maze.task})
+        return outcome
+
+    def patient(self) -> Method:
+        """Two levels, the upper one in its own latent, with the plan followed while it holds."""
+        levels = settings_of(self.models.own.config, "upper", 2)["upper-2-patient"]
+        return Method("hierarchical", "base", levels)
+
+
+def table(bed: Bed) -> None:
+    """Every cost on every number of levels, and what is chosen from all of them."""
+    chosen = {
+        cell: choose(
+            cell,
+            bed.maze,
+            bed.models,
+            bed.seed,
+            bed.folder / "races" / f"{cell.name}.json",
+            bed.progress,
+        )
+        for cell in (*CELLS, AUTO)
+    }
+    paired: list[dict[str, Any]] = []
+    for split in (*bed.maze.splits, HELD_OUT_LAYOUTS):
+        done = {
+            cell: (method, bed.run("table", method, split, cell.model(bed.models)))
+            for cell, method in chosen.items()
+        }
+        trials = bed.maze.trials(bed.seed, bed.trials, split)
+        for cell, (method, outcome) in done.items():
+            if cell.depth > 1:
+                flat = next(v for c, v in done.items() if (c.cost, c.depth) == (cell.cost, 1))
+                found = pairs(trials, dict([(method, outcome), flat]))
+                paired += [{"cell": cell.name, **pair} for pair in found]
+    bed.figures["paired"] = paired
+    bed.figures["agreement"] = agreements(bed.maze, bed.models)
+    bed.figures["chosen"] = {
+        cell.name: read_json(bed.folder / "races" / f"{cell.name}.json") for cell in chosen
+    }
+
+
+def flat(bed: Bed) -> None:
+    """How far flat planning on latents comes, at up to 32 times the compute."""
+    for setting in LONG:
+        method = flat_method(setting)
+        latent = tuple(replace(level, cost="latent") for level in method.levels)
+        bed.run("flat", replace(method, levels=latent), bed.maze.far, bed.models.shared)
+
+
+def damage(bed: Bed) -> None:
+    """A coarse predictor that is wrong, with and without a watchdog."""
+    base = bed.patient()
+    for strength in (0.0, *STRENGTHS):
+        model = damaged(bed.models.own, strength)
+        for name, watchdog in (("blind", None), ("watchdog", 0.5)):
+            method = topped(base, watchdog=watchdog)
+            method = replace(method, setting=f"damage-{strength:g}-{name}")
+            bed.run("damage", method, bed.maze.far, model)
+
+
+class Noisy(nn.Module):
+    """A predictor with Gaussian noise on what it says."""
+
+    std: Tensor
+
+    def __init__(self, predictor: nn.Module, std: Tensor) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.register_buffer("std", std)
+        self._generator = torch.Generator(std.device).manual_seed(0)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        found = self.predictor(state, action)
+        noise = torch.empty_like(found).normal_(generator=self._generator)
+        return found + self.std * noise
+
+
+def damaged(model: Hierarchy, strength: float) -> Hierarchy:
+    """A copy whose level 1 predicts with noise: of each part of the state so many of its usual
+    changes from one step to the next.
+    """
+    copied = copy.deepcopy(model)
+    level = copied.levels[1]
+    change = (level.after - level.before).square().mean(0).sqrt()
+    usual = torch.cat([change, level.config.difference_scale * change])
+    level.predictor = Noisy(level.predictor, strength * usual)
+    return copied
+
+
+def reach(bed: Bed) -> None:
+    """Subgoals that cannot be reached in time: how many are handed down, and what that costs."""
+    eager = settings_of(bed.models.own.config, "upper", 2)["upper-2"]
+    naive = Method("hierarchical", "naive", eager)
+    bank = _searched(naive, proposal="bank")
+    tried = {
+        "naive": naive,
+        "lifted": topped(naive, hand_down="lift"),
+        "bank": bank,
+        "support": topped(naive, support=1.0),
+        "options": topped(naive, options=4, reach=0.3),
+        "bank-support-options": topped(bank, support=1.0, options=4, reach=0.3),
+    }
+    limit = _longest_way(bed)
+    shares: dict[str, Any] = {"limit_cells": round(limit, 3)}
+    for name, method in tried.items():
+        method = replace(method, setting=f"reach-{name}")
+        outcome = bed.run("reach", method, bed.maze.far, bed.models.own)
+        shares[name] = unreachable(bed.maze.layout, outcome, limit)
+    bed.figures["unreachable"] = shares
+
+
+def _longest_way(bed: Bed) -> float:
+    """Cells that 99 of 100 stretches of the data, one coarse step long, do not go beyond."""
+    layout, duration = bed.maze.layout, bed.models.own.config.durations[1]
+    episodes = bed.models.episodes
+    places = episodes.column("state")[:, :2]
+    starts = episodes.offsets[:300]
+    ways = Ways(layout)
+    steps = range(0, int(episodes.lengths.min()) - duration, duration)
+    found = [ways.between(places[i + t], places[i + t + duration]) for i in starts for t in steps]
+    return float(np.quantile(found, 0.99))
+
+
+def unreachable(layout: Layout, outcome: Outcome, limit: float) -> dict[str, Any]:
+    """Of the subgoals handed down, those whose place is a longer way off than `limit` cells."""
+    ways = Ways(layout)
+    away = [
+        ways.between(np.array(path[made["step"]]), np.array(made["active"]))
+        for path, plans in zip(outcome.paths, outcome.subgoals, strict=True)
+        for made in plans
+    ]
+    share = float(np.mean(np.array(away) > limit)) if away else 0.0
+    return {"subgoals": len(away), "share": round(share, 4)}
+
+
+class Ways:
+    """Shortest paths between places of a layout, along a grid `FINER` times as fine as its cells."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._grid = np.kron(layout, np.ones((FINER, FINER), np.int8)).astype(np.int8)
+        self._from: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    def between(self, start: NDArray[Any], end: NDArray[Any]) -> float:
+        """Cells of the way between two (row, column) places, each in a free cell."""
+        (a, b), (c, d) = np.floor(FINER * np.stack([start, end])).astype(int).tolist()
+        if (a, b) not in self._from:
+            self._from[a, b] = layouts.distances(self._grid, (a, b))
+        return float(self._from[a, b][c, d]) / FINER
+
+
+def search(bed: Bed) -> None:
+    """One part of the coarse search changed at a time, and each optimizer."""
+    base = bed.patient()
+    tried: dict[str, Method] = {
+        "base": base,
+        "replan-2": topped(base, replan=2, watchdog=None, reached=0.0),
+        "no-watchdog": topped(base, watchdog=None),
+        "no-early-subgoal": topped(base, reached=0.0),
+        "enter": topped(base, enter=1.0),
+        "covariance": _searched(base, proposal="covariance"),
+        "bank": _searched(base, proposal="bank"),
+        "support-0.3": topped(base, support=0.3),
+        "support-1": topped(base, support=1.0),
+        "options-4": topped(base, options=4, reach=0.3),
+        "lift": topped(base, hand_down="lift"),
+        "early-stop": _searched(base, iterations=4, agreement=0.3),
+        "no-early-stop": _searched(base, iterations=4),
+        "white": _searched(base, correlation=0.0),
+        "icem": _searched(base, kind="icem"),
+        "mppi": _searched(base, kind="mppi"),
+        "gradient": _searched(base, kind="gradient", candidates=4, iterations=6),
+        "refine": _searched(base, kind="refine", candidates=24, iterations=1, steps=3),
+    }
+    for name, method in tried.items():
+        bed.run("search", replace(method, setting=f"search-{name}"), bed.maze.far, bed.models.own)
+
+
+def growth(bed: Bed) -> None:
+    """Compute a decision as the goal moves away, of the hierarchy and of flat planning on latents."""
+    if not bed.maze.ladder:
+        return
+    ours = choose(
+        AUTO, bed.maze, bed.models, bed.seed, bed.folder / "races" / "auto.json", bed.progress
+    )
+    two = next(cell for cell in CELLS if cell.name == "upper-2")
+    path = bed.folder / "races" / "upper-2.json"
+    methods = [
+        (ours, bed.models.own),
+        (choose(two, bed.maze, bed.models, bed.seed, path, bed.progress), bed.models.own),
+    ]
+    for horizon in (20, 50, 100, 200, 400):
+        plain = flat_method(FlatSetting(horizon, 16, minimum=1.0))
+        latent = tuple(replace(level, cost="latent") for level in plain.levels)
+        methods.append((replace(plain, levels=latent), bed.models.shared))
+    rows: list[dict[str, Any]] = []
+    for split in bed.maze.ladder:
+        for method, model in methods:
+            outcome = bed.run("growth", method, split, model)
+            decisions = max(int(outcome.steps.sum()), 1)
+            rows.append(
+                {
+                    "split": split,
+                    **name_of(method),
+                    "successes": int(outcome.success.sum()),
+                    "episodes": len(outcome.success),
+                    "gflops_per_decision": float(f"{2e-9 * outcome.macs.sum() / decisions:.4g}"),
+                }
+            )
+    bed.figures["growth"] = rows
+
+
+def _searched(method: Method, **changes: Any) -> Method:
+    """The same with other options of the highest level's optimizer."""
+    return topped(method, optimizer=replace(method.levels[-1].optimizer, **changes))
+
+
+STUDIES: Mapping[str, Callable[[Bed], None]] = {
+    "table": table,
+    "damage": damage,
+    "reach": reach,
+    "search": search,
+    "flat": flat,
+    "growth": growth,
+}
