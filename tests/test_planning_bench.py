@@ -22,7 +22,9 @@ from echelon.evaluation import HELD_OUT_LAYOUTS, Outcome
 from echelon.presets import FlatSetting, settings_of
 from echelon.progress import Progress
 from echelon.records import load
+from echelon.report import read_section
 
+ROOT = Path(__file__).parent.parent
 QUIET = Progress(quiet=True)
 
 
@@ -164,3 +166,25 @@ def test_a_maze_or_a_study_that_there_is_not_is_one_line(
     assert cli.main([*command, "--trials", "1"]) == 2
     assert Planning().trials == 100
     assert Cell("graph", 2).name == "graph-2"
+
+
+def test_the_page_shows_what_the_records_say(beds: dict[str, Bed], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / "docs" / "planning.md").read_text())
+    for name, bed in beds.items():
+        planning.add(tmp_path / "out", name, bed)
+    planning.show(tmp_path / "out", page)
+    text = page.read_text()
+    table = beds["table"].records
+    rate = next(r for r in table if r.setting == "graph-2" and r.split == "5+")
+    assert f"{100 * rate.successes / rate.episodes:.0f}% [" in text
+    assert page.with_suffix(".png").stat().st_size > 1000
+    for name in STUDIES:
+        assert read_section(page, f"planning-{name}") == planning.shown(tmp_path / "out", name)
+        assert "|" in read_section(page, f"planning-{name}")
+
+
+def test_the_committed_page_is_what_the_committed_records_give() -> None:
+    page, out = ROOT / "docs" / "planning.md", ROOT / "results" / "planning"
+    for name in STUDIES:
+        assert read_section(page, f"planning-{name}") == planning.shown(out, name), name

@@ -13,7 +13,9 @@ from echelon.bench.planning.studies import STUDIES, Bed
 from echelon.evaluation import command, commit
 from echelon.files import alone, read_json, write_atomically
 from echelon.progress import Progress
-from echelon.records import load, save
+from echelon.records import Record, load, save
+from echelon.report import read_section, write_section
+from echelon.report.planning import TABLES, picture
 from echelon.types import EchelonError
 
 
@@ -32,6 +34,8 @@ class Planning:
     """of each split"""
     runs: Path = Path("runs/bench/planning")
     out: Path = Path("results/planning")
+    page: Path = Path("docs/planning.md")
+    """its tables, and the picture beside it, are brought up to date"""
 
     def __call__(self) -> None:
         progress = Progress()
@@ -41,6 +45,8 @@ class Planning:
         ):
             if unknown := sorted(set(asked) - set(known)):
                 raise EchelonError(f"{option}: there is no {unknown[0]}; use {', '.join(known)}")
+        for name in STUDIES:
+            read_section(self.page, f"planning-{name}")  # a page that cannot be written is told now
         if self.trials < 2:
             raise EchelonError(f"trials: {self.trials} are too few for the held-out layouts; use 2")
         for seed in self.seeds:
@@ -53,16 +59,37 @@ class Planning:
                     STUDIES[name](bed)
                     with alone(self.runs):
                         add(self.out, name, bed)
+                        show(self.out, self.page)
 
 
 def add(out: Path, study: str, bed: Bed) -> None:
     """Put what a study found into its files, in place of what they hold of the same maze and seed."""
     path, mine = out / f"{study}.json", (bed.maze.task, bed.seed)
-    known = load(path) if path.exists() else []
-    save(path, [r for r in known if (r.task, r.seed) != mine] + bed.records)
+    save(path, [r for r in _records(out, study) if (r.task, r.seed) != mine] + bed.records)
     if bed.figures:
         found = {"maze": bed.maze.name, "seed": bed.seed, "commit": commit(), "command": command()}
         _add_figures(out / f"{study}-figures.json", {**found, **bed.figures})
+
+
+def show(out: Path, page: Path) -> None:
+    """Bring a page up to date with the results in a folder."""
+    for name in STUDIES:
+        write_section(page, f"planning-{name}", shown(out, name))
+    if (out / "table.json").exists():
+        picture([r for n in ("table", "flat") for r in _records(out, n)], page.with_suffix(".png"))
+
+
+def shown(out: Path, study: str) -> str:
+    """A section of the page, from the results in a folder; empty where there are none yet."""
+    path = out / f"{study}-figures.json"
+    figures = read_json(path) if path.exists() else []
+    records = _records(out, study)
+    return TABLES[study](records, figures).strip("\n") if records else ""
+
+
+def _records(out: Path, study: str) -> list[Record]:
+    path = out / f"{study}.json"
+    return load(path) if path.exists() else []
 
 
 def _add_figures(path: Path, found: dict[str, Any]) -> None:
