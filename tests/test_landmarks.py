@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,21 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import frame, model_config, train_config, write_episodes
 from torch import Tensor
 
-from echelon import checkpoint, statistics
-from echelon.agent import Agent
-from echelon.config import LandmarkConfig, OptimizerConfig, PlannerConfig
-from echelon.data.episodes import Episodes
+from echelon.config import LandmarkConfig
 from echelon.geometry import sign_agreement
 from echelon.graph import Landmarks, fit_landmarks, shortest_paths
-from echelon.models.hierarchy import Hierarchy
 from echelon.models.landmarks import LandmarkGraph
-from echelon.progress import Progress
-from echelon.statistics import add_landmarks
-from echelon.trainer import Trainer
-from echelon.types import EchelonError
 
 SPEED = 0.5
 """latent distance that every walk covers in a frame"""
