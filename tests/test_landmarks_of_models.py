@@ -16,9 +16,12 @@ from torch import Tensor
 
 from echelon import checkpoint, statistics
 from echelon.agent import Agent
+from echelon.atlas import Atlas
 from echelon.config import LandmarkConfig, OptimizerConfig, PlannerConfig
 from echelon.data.episodes import Episodes
-from echelon.graph import Landmarks, shortest_paths
+from echelon.diagnostics import sign_agreement
+from echelon.envs import layouts
+from echelon.graph import Landmarks, fit_landmarks, shortest_paths
 from echelon.models.hierarchy import Hierarchy
 from echelon.models.landmarks import LandmarkGraph
 from echelon.progress import Progress
@@ -187,6 +190,35 @@ def test_the_documentation_says_how(
     assert "of the pairs have no path" in capsys.readouterr().out
     assert graph_of(checkpoint.load_model(path), 0).fitted
     assert checkpoint.describe(path)["about"] == {"meta": {"task": "dot"}}
+
+
+def test_sign_agreement_of_a_maze_whose_latent_is_the_place(model: Hierarchy) -> None:
+    """Walks from junction to junction, shown as their places: the graph can be descended."""
+    rng, layout, speed = np.random.default_rng(0), layouts.generate(4, seed=0), 0.2
+    cells = layouts.free_cells(layout)
+    walks: list[np.ndarray] = []
+    for _ in range(40):
+        at, walked = cells[rng.integers(len(cells))], []
+        lengths = layouts.distances(layout, tuple(cells[rng.integers(len(cells))]))
+        while lengths[tuple(at)] > 0:
+            steps = at + np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
+            after = next(s for s in steps if lengths[tuple(s)] == lengths[tuple(at)] - 1)
+            walked += [at + speed * i * (after - at) for i in range(round(1 / speed))]
+            at = after
+        walks.append(np.array([*walked, at]) + 0.5 + rng.normal(0, 0.05, (len(walked) + 1, 2)))
+    config = LandmarkConfig(count=80)
+    z = torch.from_numpy(np.concatenate(walks)).float()
+    fitted = fit_landmarks(z, torch.tensor([len(walk) for walk in walks]), config, rng)
+    level = model.levels[0]
+    level.graph = LandmarkGraph(2, config)
+    level.graph.fill(fitted.points, fitted.steps, fitted.speed, fitted.reach)
+    atlas = Atlas(layout, cells + 0.5, (torch.from_numpy(cells + 0.5).float(),))
+    graph, latent = (sign_agreement(model, 0, atlas, kind) for kind in ("graph", "latent"))
+    assert sign_agreement(model, 0, atlas) == latent
+    assert graph is not None
+    assert latent is not None
+    assert graph > 0.95
+    assert latent < 0.8
 
 
 # --- planning ------------------------------------------------------------------------------------
