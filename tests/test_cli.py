@@ -38,7 +38,7 @@ TRAIN = [
     for line in (
         "--model.image-size 16 --model.bank-size 32",
         "--model.levels.0.width 8 --model.levels.0.depth 1 --model.levels.0.lift-width 4",
-        "--model.levels.0.rollout 3",
+        "--model.levels.0.rollout 3 --model.levels.0.landmarks.count 6",
         "--model.levels.1.width 8 --model.levels.1.stride 4 --model.levels.1.rollout 2",
         "--train.accelerator cpu --train.checkpoint-seconds 0",
         "--train.stages.0.steps 3 --train.stages.0.batch-size 8",
@@ -245,6 +245,7 @@ def test_episodes_that_were_changed_are_found_out(
         (("--model.levels.1.stride", "20"), "the longest episode has 30"),
         (("--model.levels.0.stride", "2"), "its stride must be 1"),
         (("--model.levels.1.action-dim", "None"), "levels.1.action_dim"),
+        (("--model.levels.0.landmarks.gaps", "9", "4"), "landmarks.gaps: (9, 4) must be"),
         (("--train.stages.1.levels", "0", "2"), "level 2 is to be trained"),
     ],
 )
@@ -443,6 +444,10 @@ def test_a_checkpoint_without_a_task(trained: Path, tmp_path: Path, capsys: Capt
         ),
         ('[{"horizon": 4, "replan": 1, "optimizer": {"kind": "lqr"}}]', "expected one of"),
         ('[{"horizon": 4, "replan": 1, "minimum": 2}]', "minimum"),
+        (
+            '[{"horizon": 4, "replan": 1}, {"horizon": 4, "replan": 1, "cost": "graph"}]',
+            "levels.1: has no landmark graph; set levels.1.landmarks.count",
+        ),
         (json.dumps([{"horizon": 4, "replan": 1}] * 3), "3 levels to plan at, but the model has 2"),
     ],
 )
@@ -514,6 +519,24 @@ def test_plan_prints_a_plan(trained: Path, images: Path, capsys: Capture) -> Non
     assert "too small for one round of every level; the least that works is" in line
     assert "budget-ms: 0.0 buys nothing" in refused(capsys, *arguments, "--budget-ms", "0")
     assert "too short for one round" in refused(capsys, *arguments, "--budget-ms", "1e-3")
+
+
+def test_plan_by_the_landmarks_of_training(
+    trained: Path, images: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path, settings = trained / "checkpoint.safetensors", tmp_path / "graph.json"
+    graph = checkpoint.load_model(path).levels[0].graph
+    assert graph is not None
+    assert graph.used.all()
+    assert len(graph.used) == 6
+    both = ["--observation", str(images / "now.png"), "--goal", str(images / "goal.png")]
+    found: list[list[dict[str, Any]]] = []
+    for cost in ("graph", "latent"):
+        settings.write_text(json.dumps([{"horizon": 4, "replan": 1, "cost": cost}]))
+        capsys.readouterr()
+        assert main(["plan", str(path), *both, "--planner", str(settings)]) == 0
+        found.append(untimed(capsys.readouterr().out))
+    assert found[0][0]["cost"] != found[1][0]["cost"]
 
 
 def test_plan_draws_a_plan(

@@ -17,6 +17,7 @@ from echelon.collect import CollectConfig
 from echelon.config import (
     DistanceConfig,
     EncoderConfig,
+    LandmarkConfig,
     LevelConfig,
     LossConfig,
     MaskConfig,
@@ -49,6 +50,8 @@ CONFIGS = [
         proprio="speed",
     ),
     TrainConfig(masked=MaskedConfig(masks=(MaskConfig(blocks=1),))),
+    ModelConfig((LevelConfig(landmarks=LandmarkConfig(200, gaps=(3, 9), model_edges=True)),)),
+    PlannerConfig(horizon=3, replan=2, cost="graph"),
     *planner_for(ModelConfig()),
     tiny.model_config(3),
     tiny.train_config(3),
@@ -66,6 +69,7 @@ def test_round_trip(config: Any) -> None:
 def test_what_has_a_default_may_be_left_out() -> None:
     assert schema.read(ModelConfig, {}, "here") == ModelConfig()
     assert schema.read(LevelConfig, {"stride": 3}, "here") == LevelConfig(stride=3)
+    assert schema.read(LevelConfig, {"landmarks": {"count": 7}}, "here").landmarks.count == 7
     assert schema.read(LevelConfig, {"difference_scale": 3}, "here").difference_scale == 3.0
 
 
@@ -100,6 +104,9 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("levels.0.loss.variance", math.inf, "variance: inf is not a finite number"),
         ("levels", [], "at least one level"),
         ("levels.1.stride", 0, "model: levels.1: stride: 0 must be at least 1"),
+        ("levels.0.landmarks.cuont", 9, "model: levels.0: landmarks: unknown field cuont"),
+        ("levels.1.landmarks.gaps", [4], "levels.1: landmarks: gaps: expected 2 values, not 1"),
+        ("levels.1.landmarks.gaps", [9, 4], "levels.1: landmarks: landmarks.gaps: (9, 4) must be"),
         ("image_size", "x" * 1000, "image_size: expected a whole number, not 'xxx"),
     ],
 )
@@ -207,6 +214,22 @@ def model(above: LevelConfig, encoder: EncoderConfig | None = None) -> ModelConf
         (lambda: DistanceConfig(horizon=0.0), "distance: horizon, penalty and mean_gap"),
         (lambda: DistanceConfig(weight=-1.0), "weight at least 0"),
         (lambda: DistanceConfig(expectile=1.0), "distance.expectile: must lie between 0 and 1"),
+        (lambda: LandmarkConfig(count=-1), "landmarks: count, spare and iterations are at least 0"),
+        (lambda: LandmarkConfig(spare=-1), "landmarks: count, spare and iterations are at least 0"),
+        (lambda: LandmarkConfig(iterations=-1), "landmarks: count, spare and iterations"),
+        (lambda: LandmarkConfig(frames=0), "landmarks: .* frames and nearest at least 1"),
+        (lambda: LandmarkConfig(nearest=0), "landmarks: .* frames and nearest at least 1"),
+        (lambda: LandmarkConfig(gaps=(0, 3)), r"landmarks.gaps: \(0, 3\) must be the least and"),
+        (lambda: LandmarkConfig(gaps=(4, 3)), r"landmarks.gaps: \(4, 3\) must be the least and"),
+        (lambda: LandmarkConfig(hop=-0.5), "landmarks: hop and off_manifold are at least 0"),
+        (lambda: LandmarkConfig(off_manifold=-1.0), "landmarks: hop and off_manifold"),
+        (
+            lambda: ModelConfig(
+                (LevelConfig(landmarks=LandmarkConfig(9, model_edges=True)),),
+                EncoderConfig("foreign"),
+            ),
+            "levels.0.landmarks.model_edges: level 0 is somebody's own model",
+        ),
         (lambda: MaskConfig(blocks=0), "masks.blocks: a mask needs at least one block"),
         (lambda: MaskConfig(area=1.0), "masks.area and masks.visible: shares of the frame"),
         (lambda: MaskConfig(visible=1.0), "masks.area and masks.visible: shares of the frame"),

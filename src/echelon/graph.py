@@ -10,6 +10,7 @@ distance, so that the graph needs no training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,16 +65,16 @@ def fit_landmarks(
     rows = _choose(z, config, rng)
     points = z[rows]
     nearest, away = _nearest(z, points)
-    reach = away.quantile(WITHIN) if len(away) < 2**24 else away.amax()
+    reach = away.kthvalue(math.ceil(WITHIN * len(away))).values
     edges = _edges(nearest, lengths, len(points), config, duration)
     edges.fill_diagonal_(0)
     start, end = (edges.isfinite() & (edges > 0)).nonzero(as_tuple=True)
     apart = torch.linalg.vector_norm(points[start] - points[end], dim=-1)
     # Without a single edge any speed will do: nothing is reachable.
-    speed = (apart / edges[start, end]).median() if len(start) else reach.clamp_min(1e-6)
+    speed = (apart / edges[start, end]).median() if len(start) else reach
     if more is not None:
         edges = torch.minimum(edges, more(rows, points, reach))
-    return Landmarks(rows, points, shortest_paths(edges), speed, reach)
+    return Landmarks(rows, points, shortest_paths(edges), speed.clamp_min(1e-6), reach)
 
 
 def shortest_paths(edges: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ All of it lies in buffers of the model, so that it travels with the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -118,7 +118,7 @@ def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> Non
             level.bank_below.copy_(known)
             known = level.lift.network(known)
             level.bank.copy_(known)
-    _fit_graphs(model, episodes, ids, seed)
+    _fit_graphs(model, episodes, ids, seed, range(len(model.levels)))
 
 
 def add_landmarks(
@@ -129,22 +129,26 @@ def add_landmarks(
     seed: int = 0,
 ) -> dict[int, Landmarks]:
     """Give levels of a trained model landmark graphs, made from episodes `ids`: what was found, by
-    level. Nothing else of the model changes, and :func:`echelon.checkpoint.save_model` keeps them.
+    level. Nothing else of the model changes, other levels' graphs included, and
+    :func:`echelon.checkpoint.save_model` keeps them. A `count` of 0 takes a graph away.
     """
     levels = list(model.config.levels)
     for index, config in configs.items():
         if not 0 <= index < len(levels):
             raise EchelonError(f"landmarks: there is no level {index}; the model has {len(levels)}")
         levels[index] = replace(levels[index], landmarks=config)
-        model.levels[index].set_landmarks(config)
     model.config = replace(model.config, levels=tuple(levels))
-    return _fit_graphs(model, episodes, ids, seed)
+    for index, config in configs.items():
+        model.levels[index].set_landmarks(config)
+    return _fit_graphs(model, episodes, ids, seed, configs)
 
 
 @torch.no_grad()
-def _fit_graphs(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> dict[int, Landmarks]:
-    """Fit the landmark graphs that a model has, on latents of the same episodes."""
-    graphs = {i: level.graph for i, level in enumerate(model.levels) if level.graph is not None}
+def _fit_graphs(
+    model: Hierarchy, episodes: Episodes, ids: Ids, seed: int, indices: Iterable[int]
+) -> dict[int, Landmarks]:
+    """Fit the landmark graphs that some levels have, on latents of the same episodes."""
+    graphs = {i: graph for i in indices if (graph := model.levels[i].graph) is not None}
     if not graphs:
         return {}
     rng = np.random.default_rng((seed, 1))
@@ -181,11 +185,6 @@ def _model_edges(
     """
     level, first = model.levels[index], model.levels[0].lift
     assert isinstance(first, ImageLift)
-    if index == 0 and isinstance(first.encoder, ForeignEncoder):
-        raise EchelonError(
-            "levels.0.landmarks.model_edges: level 0 is somebody's own model, which cannot predict "
-            "from latents alone; leave it out"
-        )
     config = level.config.landmarks
     opening = episodes.offsets[np.searchsorted(episodes.offsets, rows, side="right") - 1]
     pairs = np.stack([np.maximum(rows - 1, opening), rows], 1)
@@ -204,7 +203,7 @@ def _model_edges(
     away, nearest = apart.min(-1)
     start = torch.arange(len(rows), device=points.device)
     start = start.repeat_interleave(len(actions) // len(rows))
-    edges = torch.full_like(torch.cdist(points, points), torch.inf)
+    edges = points.new_full((len(points), len(points)), torch.inf)
     known = away <= reach
     edges[start[known], nearest[known]] = steps + config.hop / level.duration
     return edges

@@ -104,10 +104,11 @@ class LandmarkConfig:
     between two landmarks is crossed, and no distance covered"""
     hop: float = 1.0
     """environment steps added to every edge, against paths of many short ones"""
-    nearest: int = 3
-    """landmarks that a latent may begin its path at"""
+    nearest: int = 5
+    """landmarks that a latent may begin its path at, at most, of those near it; fewer make the
+    distance jump where borders between them are"""
     off_manifold: float = 3.0
-    """weight of how far a latent lies beyond the reach of the landmarks, in steps"""
+    """weight of how far a latent lies beyond the reach of the landmarks, in steps; 0 leaves it out"""
     model_edges: bool = False
     """also join landmarks that one predicted step leads between. The model may tunnel through
     walls, and so may the graph then"""
@@ -243,6 +244,11 @@ class ModelConfig:
         if self.levels[0].stride != 1:
             raise EchelonError(
                 "levels.0.stride: level 0 is the primitive one, its stride must be 1"
+            )
+        if self.encoder.kind == "foreign" and self.levels[0].landmarks.model_edges:
+            raise EchelonError(
+                "levels.0.landmarks.model_edges: level 0 is somebody's own model, which cannot predict "
+                "from latents alone; leave it out"
             )
         if self.levels[0].latent == "shared":
             raise EchelonError("levels.0.latent: there is no level below to share it with")

@@ -1,4 +1,4 @@
-"""Heads that say how far apart in time two latents are."""
+"""How far apart two latents are: by themselves, and heads that say it in time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from echelon.models.predictors import mlp
 
 UNITS = 8.0
 """units of a head's output in the horizon, so that networks and losses see numbers near 1"""
+
+
+def root_mean_square(z: Tensor, goal: Tensor) -> Tensor:
+    """``z [..., D], goal [..., D] -> [...]``, of the difference of the latents."""
+    return (z - goal).square().mean(-1).sqrt()
 
 
 class Quasimetric(nn.Module):

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from echelon.config import LandmarkConfig, LevelConfig, ModelConfig
-from echelon.models.distances import head_for
+from echelon.models.distances import head_for, root_mean_square
 from echelon.models.encoders import PatchEncoder
 from echelon.models.foreign import ForeignEncoder, ForeignModel
-from echelon.models.landmarks import LandmarkGraph
+from echelon.models.landmarks import LandmarkGraph, usable
 from echelon.models.macro_actions import (
     ConcatenatedActions,
     PrimitiveAction,
@@ -232,7 +232,7 @@ class Level(nn.Module):
         """
         if self.metric is not None:
             return self.metric(state["z"], goal["z"])
-        return latent_distance(state, goal)
+        return root_mean_square(state["z"], goal["z"])
 
     def measure(self, kind: DistanceKind) -> Callable[[LatentState, LatentState], Tensor]:
         """Another way to measure than :meth:`distance` (`level`), of the same shapes: the root mean
@@ -241,7 +241,7 @@ class Level(nn.Module):
         if kind == "level":
             return self.distance
         if kind == "latent":
-            return latent_distance
+            return lambda state, goal: root_mean_square(state["z"], goal["z"])
         where = f"levels.{self.index}"
         if kind == "learned":
             if self.metric is None:
@@ -251,17 +251,7 @@ class Level(nn.Module):
                 )
             module: nn.Module = self.metric
         else:
-            if self.graph is None:
-                raise EchelonError(
-                    f"{where}: has no landmark graph; set {where}.landmarks.count, or add one with "
-                    "echelon.statistics.add_landmarks"
-                )
-            if not self.graph.fitted:
-                raise EchelonError(
-                    f"{where}: its landmark graph is empty; fit it with "
-                    "echelon.statistics.add_landmarks"
-                )
-            module = self.graph
+            module = usable(self.graph, where)
         return lambda state, goal: module(state["z"], goal["z"])
 
     def set_landmarks(self, config: LandmarkConfig) -> None:
@@ -351,11 +341,6 @@ class Hierarchy(nn.Module):
         for level in self.levels[1:]:
             states.append(level.lift(states[-1]))
         return states
-
-
-def latent_distance(state: LatentState, goal: LatentState) -> Tensor:
-    """``state [..., D], goal [..., D] -> [...]`` root mean squared difference of the latents."""
-    return (state["z"] - goal["z"]).square().mean(-1).sqrt()
 
 
 Encoder: TypeAlias = PatchEncoder | ConvEncoder | TubeletEncoder | ForeignEncoder

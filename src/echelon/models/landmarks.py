@@ -6,19 +6,26 @@ import torch
 from torch import Tensor, nn
 
 from echelon.config import LandmarkConfig
+from echelon.types import EchelonError
+
+NEAR = 2.0
+"""times `reach` within which a path may begin at other landmarks than the nearest: about how far
+neighbours are apart; those farther away may lie behind a wall"""
 
 
 class LandmarkGraph(nn.Module):
     """Steps from a latent to a goal, by way of landmarks. Buffers alone, so it is never trained.
 
-    A path goes from the latent to one of its few nearest landmarks at the speed of the graph's own
-    edges, from there by the shortest path to one of the goal's, and on to the goal. What a latent
-    lies beyond the reach of the nearest landmark, off the data, is added several times over. A
-    latent and a goal that share one of these landmarks are also compared directly.
+    A path goes from the latent to one of the landmarks near it at the speed of the graph's own
+    edges, from there by the shortest path to one of the goal's, and on to the goal. A latent and a
+    goal that share one of these landmarks are also compared directly. What a latent lies farther
+    beyond the reach of the landmarks, off the data, than the goal does is added several times over.
 
-    The graph is directed: edges were seen from row to column, and there may be no way back. A path
-    never takes longer than one of its detours. Where no path was seen, the distance is finite, longer
-    than any path, and longer still the farther apart the latents are.
+    The graph is directed: edges were seen from row to column, and there may be no way back. Only the
+    way to a landmark is the same in both directions, so that between a latent and a goal that share
+    one the distance is short, whatever was seen. From landmark to landmark no path takes longer than
+    a detour. Where no path was seen, the distance is finite, longer than between any two landmarks
+    that a path joins, and longer still the farther apart the latents are.
 
     Cost: D x L multiply-accumulates a latent, in one product with the landmarks; a goal is looked up
     once however many latents are measured to it.
@@ -72,13 +79,15 @@ class LandmarkGraph(nn.Module):
         near, away = self._near(z)
         near_goal, away_goal = self._near(goal)
         paths = self.steps[near[..., :, None], near_goal[..., None, :]]
-        path = (away[..., :, None] + paths + away_goal[..., None, :]).amin((-2, -1))
+        ways = away[..., :, None] + paths + away_goal[..., None, :]
+        path = ways.amin((-2, -1))
         direct = torch.linalg.vector_norm(z - goal, dim=-1) / self.speed
         path = torch.where(path.isinf(), 2 * self.longest + direct, path)
-        excess = torch.relu(away.amin(-1) - self.reach / self.speed)
-        path = path + self.config.off_manifold * excess
-        shared = (near[..., :, None] == near_goal[..., None, :]).any(-1).any(-1)
-        return torch.where(shared, torch.minimum(path, direct), path)
+        same = (near[..., :, None] == near_goal[..., None, :]) & ways.isfinite()
+        shared = same.any(-1).any(-1)
+        path = torch.where(shared, torch.minimum(path, direct), path)
+        known = away_goal.amin(-1).clamp_min(self.reach / self.speed)
+        return path + self.config.off_manifold * torch.relu(away.amin(-1) - known)
 
     @torch.no_grad()
     def grow(self, before: Tensor, now: Tensor, steps: float) -> bool:
@@ -119,13 +128,31 @@ class LandmarkGraph(nn.Module):
         return int(apart.argmin())
 
     def _near(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """``[..., D] -> [..., n], [..., n]``: the nearest landmarks, and steps to them."""
+        """``[..., D] -> [..., n], [..., n]``: the nearest landmarks, and steps to them; infinite to
+        those too far to begin at.
+        """
         half = (self.landmarks.square().sum(-1) / 2).masked_fill(~self.used, torch.inf)
         with torch.no_grad():
             count = min(self.config.nearest, len(half))
             index = (half - z @ self.landmarks.T).topk(count, largest=False).indices
         apart = torch.linalg.vector_norm(z[..., None, :] - self.landmarks[index], dim=-1)
-        return index, (apart / self.speed).masked_fill(~self.used[index], torch.inf)
+        away = (apart / self.speed).masked_fill(~self.used[index], torch.inf)
+        near = away.amin(-1, keepdim=True).clamp_min(NEAR * self.reach / self.speed)
+        return index, away.masked_fill(away > near, torch.inf)
 
     def _measure_longest(self) -> None:
         self.longest.copy_(self.steps.masked_fill(self.steps.isinf(), 0).amax())
+
+
+def usable(graph: LandmarkGraph | None, where: str) -> LandmarkGraph:
+    """The graph, if it is there and fitted; `where` is its level, as options name it."""
+    if graph is None:
+        raise EchelonError(
+            f"{where}: has no landmark graph; set {where}.landmarks.count in training, or add one with "
+            "echelon.statistics.add_landmarks"
+        )
+    if not graph.fitted:
+        raise EchelonError(
+            f"{where}: its landmark graph is empty; fit it with echelon.statistics.add_landmarks"
+        )
+    return graph
