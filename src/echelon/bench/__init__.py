@@ -15,6 +15,7 @@ from echelon.bench.ablation import Ablation
 from echelon.bench.collapse import Collapse
 from echelon.bench.compare import Compare, Readme
 from echelon.bench.foreign import Foreign
+from echelon.bench.peers import Peers
 from echelon.bench.resume import Resume
 from echelon.bench.throughput import Throughput
 from echelon.bench.tune import Tune
@@ -33,6 +34,7 @@ class Bench:
             | Annotated[Ablation, tyro.conf.subcommand("ablation")]
             | Annotated[Collapse, tyro.conf.subcommand("collapse")]
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
+            | Annotated[Peers, tyro.conf.subcommand("peers")]
             | Annotated[Readme, tyro.conf.subcommand("readme")]
         ]
     ]
