@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from echelon.models import predictors
 from echelon.models.encoders import PatchEncoder
 from echelon.models.predictors import ResidualMLP
 from echelon.models.spatial import ConvEncoder, ConvPredictor
@@ -59,6 +60,21 @@ def test_rows_are_predicted_alone(leading: tuple[int, ...]) -> None:
         assert together.shape == x.shape
         alone = [model(a, b) for a, b in zip(x.reshape(-1, 24), action.reshape(-1, A), strict=True)]
         assert torch.allclose(together.reshape(-1, 24), torch.stack(alone))
+
+
+def test_many_rows_are_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shaken(ResidualMLP(24, A, 8, 2))
+    x, action = torch.randn(10, 24).double(), torch.randn(10, A).double()
+    seen: list[int] = []
+    model.nonlinear.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    monkeypatch.setattr(predictors, "ROWS", 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    whole = model(x, action)
+    assert seen == [10]  # what is differentiated stays whole
+    with torch.no_grad():
+        assert torch.allclose(model(x, action), whole)
+        assert seen[1:] == [3, 3, 3, 1]
+        assert model(x[:0], action[:0]).shape == (0, 24)
 
 
 @pytest.mark.parametrize("history", [1, 2, 4])

@@ -15,6 +15,7 @@ from echelon.bench.ablation import Ablation
 from echelon.bench.collapse import Collapse
 from echelon.bench.compare import Compare, Readme
 from echelon.bench.foreign import Foreign
+from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
 from echelon.bench.resume import Resume
 from echelon.bench.throughput import Throughput
@@ -35,6 +36,7 @@ class Bench:
             | Annotated[Planning, tyro.conf.subcommand("planning")]
             | Annotated[Collapse, tyro.conf.subcommand("collapse")]
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
+            | Annotated[Peers, tyro.conf.subcommand("peers")]
             | Annotated[Readme, tyro.conf.subcommand("readme")]
         ]
     ]

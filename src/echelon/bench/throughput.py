@@ -114,14 +114,14 @@ class _Clock(Progress):
                 advance(loss)
                 if step % self._turn:
                     return
-                whole, bare = _now() - began, self._run()
+                whole, bare = now() - began, self._run()
                 if step > self._turn:  # the first turn of either is a warm-up
                     self.seconds["whole"] += whole
                     self.seconds["bare"] += bare
                     self.done += self._turn
                 if self.done >= self._steps:
                     raise _Enough
-                began = _now()
+                began = now()
 
             yield timed
 
@@ -130,12 +130,12 @@ class _Clock(Progress):
         assert self._batch is not None
         if self._bare is None:
             self._bare = copy.deepcopy(self._objective).train()
-        began = _now()
+        began = now()
         for _ in range(self._turn):
             self._bare.zero_grad()
             terms: dict[str, Tensor] = self._bare(*self._batch)
             torch.stack(list(terms.values())).sum().backward()
-        return _now() - began
+        return now() - began
 
     def figures(self) -> dict[str, float]:
         """Images a second of both, and their ratio."""
@@ -150,7 +150,7 @@ class _Clock(Progress):
         }
 
 
-def _now() -> float:
+def now() -> float:
     """The time, once the accelerator is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
