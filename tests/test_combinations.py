@@ -118,6 +118,8 @@ CASES: dict[str, Case] = {
     "predictor transformer": Case(
         tuple(replace(x, predictor="transformer", history=2) for x in (FINE, ABOVE))
     ),
+    "ensembles": Case(tuple(replace(x, ensemble=2) for x in (FINE, ABOVE))),
+    "ensemble of maps": Case((replace(LOCAL, ensemble=2),), encoder=MAP),
     "proprioception": Case((FINE, ABOVE), proprio="state"),
     "proprioception and clips": Case((SEEING, SHARED), encoder=CLIPS, proprio="state"),
     "stop-gradient": Case((FINE, ABOVE), ema=0.0),

@@ -176,6 +176,9 @@ class LevelConfig:
     """hidden units of the predictor (conv: channels)"""
     depth: int = 2
     """hidden layers of the predictor"""
+    ensemble: int = 1
+    """predictors side by side, each trained on a share of the windows; what they disagree about can
+    cost a plan (the planner's `doubt`)"""
     history: int = 3
     """own steps that the predictor looks back over, the present one included (transformer)"""
     heads: int = 4
@@ -193,9 +196,11 @@ class LevelConfig:
     landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
 
     def __post_init__(self) -> None:
-        for name in ("stride", "rollout", "latent_dim", "width", "history", "heads"):
+        for name in ("stride", "rollout", "latent_dim", "width", "ensemble", "history", "heads"):
             if (value := getattr(self, name)) < 1:
                 raise EchelonError(f"{name}: {value} must be at least 1")
+        if self.ensemble > 1 and self.predictor == "transformer":
+            raise EchelonError("ensemble: a transformer remembers; use an mlp or a conv predictor")
         if self.span is not None:
             low, high = self.span
             if self.macro != "transformer":

@@ -90,6 +90,8 @@ class PlannerConfig:
     latents, its learned one, its landmark graph, or that of the latents of the level above"""
     support: float = 0.0
     """weight of how far actions lie outside what the data holds, in the cost; 0 leaves it out"""
+    doubt: float = 0.0
+    """weight of how far the level's predictors disagree along a plan, in the cost; needs an ensemble"""
     hand_down: Literal["nearest", "lift"] = "nearest"
     """what the level below is judged by: the known state of its own that is nearest to the subgoal,
     or the subgoal itself, by this level's cost, to which its states are lifted"""
@@ -120,5 +122,8 @@ class PlannerConfig:
                 f"options: {self.options} must be between 1 and candidates "
                 f"({self.optimizer.candidates})"
             )
-        if min(self.support, self.reach, self.reached, self.enter, self.watchdog or 0) < 0:
-            raise EchelonError("support, reach, reached, enter and watchdog: must not be below 0")
+        watchdog = self.watchdog or 0
+        if min(self.support, self.doubt, self.reach, self.reached, self.enter, watchdog) < 0:
+            raise EchelonError(
+                "support, doubt, reach, reached, enter and watchdog: must not be below 0"
+            )

@@ -17,26 +17,17 @@ from torch import Tensor, nn
 
 from echelon.config import LandmarkConfig, LevelConfig, ModelConfig
 from echelon.models.distances import head_for, root_mean_square
-from echelon.models.encoders import PatchEncoder
 from echelon.models.foreign import ForeignEncoder, ForeignModel
 from echelon.models.landmarks import LandmarkGraph, usable
-from echelon.models.macro_actions import (
-    ConcatenatedActions,
-    PrimitiveAction,
-    SegmentMLP,
-    SegmentTransformer,
-)
-from echelon.models.predictors import ResidualMLP, mlp
-from echelon.models.spatial import ConvEncoder, ConvPredictor
-from echelon.models.transformer import CausalTransformer
-from echelon.models.vit import TubeletEncoder
+from echelon.models.parts import encoder_of, macro_encoder_of, predictor_of
+from echelon.models.predictors import WithMemory, mlp
 from echelon.types import ActionPrior, DistanceKind, EchelonError, tree_map
 
 LatentState: TypeAlias = dict[str, Any]
 """``z [..., D]``, where things are, and ``dz [..., D]``, its scaled change since the frame before:
 how they move. Goals are judged by ``z`` alone, so that one image is enough to say one. At level 0
-there may be ``p [..., P]``, proprioception, and where a predictor remembers, what it does: ``past``;
-on somebody's own model, its state, any tree: ``foreign``. All but that are tensors."""
+there may be ``p [..., P]``, proprioception, and where a predictor keeps something, that: ``past``,
+``doubt``; on somebody's own model, its state, any tree: ``foreign``. All but that are tensors."""
 
 Observation: TypeAlias = Tensor | Mapping[str, Tensor]
 """Frames [..., T, H, W, 3] uint8; or a mapping of `pixels` (or of `latents` [..., T, D], where they
@@ -197,9 +188,9 @@ class Level(nn.Module):
         action = (action - self.action_mean) / self.action_std
         x = torch.cat([state[part] for part in self.parts], -1)
         remembered: LatentState = {}
-        if isinstance(self.predictor, CausalTransformer):
-            past = state["past"] if "past" in state else self.predictor.empty(x)
-            x, remembered["past"] = self.predictor(x, action, past)
+        if isinstance(self.predictor, WithMemory):
+            part = self.predictor.part
+            x, remembered[part] = self.predictor(x, action, state.get(part))
         else:
             x = self.predictor(x, action)
         return dict(zip(self.parts, x.split(self.sizes, -1), strict=True)) | remembered
@@ -341,58 +332,3 @@ class Hierarchy(nn.Module):
         for level in self.levels[1:]:
             states.append(level.lift(states[-1]))
         return states
-
-
-Encoder: TypeAlias = PatchEncoder | ConvEncoder | TubeletEncoder | ForeignEncoder
-
-
-def encoder_of(model: ModelConfig, foreign: ForeignModel | None = None) -> Encoder:
-    """The encoder that a configuration asks for."""
-    size, config, level = model.image_size, model.encoder, model.levels[0]
-    if config.kind == "foreign":
-        if foreign is None:
-            raise EchelonError(
-                "encoder.kind: level 0 is somebody's own model, which is not at hand here; use "
-                "echelon.on_top_of(model, episodes) or echelon.load_on_top_of(path, model)"
-            )
-        return ForeignEncoder(foreign, level.latent_dim)
-    if config.kind == "conv":
-        return ConvEncoder(level.latent_dim, size, level.lift_width, config.grid)
-    if config.kind == "vit":
-        return TubeletEncoder(
-            level.latent_dim,
-            size,
-            config.frames,
-            config.patch,
-            level.lift_width,
-            config.depth,
-            config.heads,
-        )
-    return PatchEncoder(level.latent_dim, size, level.lift_width)
-
-
-def macro_encoder_of(config: LevelConfig, action_below: int) -> tuple[nn.Module, int]:
-    """What turns a segment of the actions below into one action here, and that action's size."""
-    if config.macro == "concat":
-        concatenated = ConcatenatedActions(config.stride, action_below)
-        return concatenated, concatenated.macro_dim
-    if config.action_dim is None:
-        return PrimitiveAction(), action_below
-    if config.macro == "transformer":
-        longer = SegmentTransformer(
-            config.stride, action_below, config.action_dim, config.macro_noise
-        )
-        return longer, config.action_dim + 1
-    fixed = SegmentMLP(config.stride, action_below, config.action_dim, config.macro_noise)
-    return fixed, config.action_dim
-
-
-def predictor_of(config: LevelConfig, state_dim: int, action_dim: int, grid: int) -> nn.Module:
-    """The predictor that a configuration asks for; see :meth:`Level.predict`."""
-    if config.predictor == "conv":
-        return ConvPredictor(config.latent_dim, grid, action_dim, config.width, config.depth)
-    if config.predictor == "transformer":
-        return CausalTransformer(
-            state_dim, action_dim, config.width, config.depth, config.heads, config.history
-        )
-    return ResidualMLP(state_dim, action_dim, config.width, config.depth)

@@ -1,7 +1,7 @@
 """Latent dynamics.
 
 Every predictor maps ``x [..., S], action [..., A] -> x [..., S]`` one step later, where x is the
-parts of a state, one after the other. One with a memory takes and gives its past beside x.
+parts of a state, one after the other. One with a memory takes and gives what it keeps beside x.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+class WithMemory(nn.Module):
+    """A predictor that keeps something from step to step, as one more part of the state:
+    ``x [..., S], action [..., A], kept [...] or None at the first step -> x [..., S], kept [...]``.
+    """
+
+    part: str
+    """what the state calls it"""
 
 
 class ResidualMLP(nn.Module):

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from echelon.models.attention import Block
+from echelon.models.predictors import WithMemory
 from echelon.types import EchelonError
 
 
-class CausalTransformer(nn.Module):
+class CausalTransformer(WithMemory):
     """``x, a -> x + W [x, a] + transformer``, seeing the last `history` steps, the present included.
 
     A token is the state of one step; its action conditions it by AdaLN-zero, and time is a rotary
@@ -18,6 +19,8 @@ class CausalTransformer(nn.Module):
     state, its action and a 1; where the last channel is 0, nothing is remembered yet and nothing
     looks. The linear path is that of :class:`echelon.models.predictors.ResidualMLP`.
     """
+
+    part = "past"
 
     def __init__(
         self, state_dim: int, action_dim: int, width: int, depth: int, heads: int, history: int
@@ -41,8 +44,9 @@ class CausalTransformer(nn.Module):
         """``x [..., S] -> past``, in which nothing is remembered."""
         return x.new_zeros(*x.shape[:-1], self.history - 1, sum(self.sizes))
 
-    def forward(self, x: Tensor, action: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, action: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         """``x [..., S], action [..., A], past -> x [..., S] one step later, past`` with this step."""
+        past = self.empty(x) if kept is None else kept
         now = torch.cat([x, action, torch.ones_like(x[..., :1])], -1)
         steps = torch.cat([past, now[..., None, :]], -2)
         rows = steps.reshape(-1, *steps.shape[-2:])

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from echelon.config import PlannerConfig
-from echelon.types import Cost, DistanceKind, EchelonError, LevelModel, State, tree_map
+from echelon.types import (
+    Cost,
+    DistanceKind,
+    EchelonError,
+    LevelModel,
+    State,
+    tree_leading,
+    tree_map,
+)
 
 Distance = Callable[[State, State], Tensor]
 
@@ -25,15 +33,32 @@ class DistanceCost:
     """such as a level's, of its latents or learned"""
     minimum: float = 0.7
     last: float = 0.0
+    doubt: float = 0.0
+    """weight of what an ensemble's members disagree about, a step of the plan"""
 
     def __call__(self, states: State, goal: State) -> Tensor:
         """``states [B, K, H, ...], goal [B, ...] -> [B, K]``"""
+        (*_, horizon) = tree_leading(states, 3)
         if self.last == 1:
             states = tree_map(lambda x: x[:, :, -1:], states)
         distance = self.distance(states, tree_map(lambda x: x[:, None, None], goal))
         mean = 1 - self.minimum - self.last
         cost = self.minimum * distance.amin(-1) + mean * distance.mean(-1)
-        return cost + self.last * distance[..., -1] if self.last else cost
+        if self.last:
+            cost = cost + self.last * distance[..., -1]
+        if self.doubt:
+            cost = cost + self.doubt / horizon * _doubt(states)
+        return cost
+
+
+def _doubt(states: State) -> Tensor:
+    """``[B, K]`` at the end of a plan."""
+    if "doubt" not in states:
+        raise EchelonError(
+            "doubt: this level has one predictor, which never disagrees; train it with "
+            "levels.N.ensemble 2 or more"
+        )
+    return states["doubt"][:, :, -1]
 
 
 def cost_of(levels: Sequence[LevelModel], configs: Sequence[PlannerConfig], index: int) -> Cost:
@@ -52,7 +77,7 @@ def cost_of(levels: Sequence[LevelModel], configs: Sequence[PlannerConfig], inde
         distance = lifted(levels[index + 1], "latent")
     else:
         distance = levels[index].measure(config.cost)
-    return DistanceCost(distance, config.minimum, config.last)
+    return DistanceCost(distance, config.minimum, config.last, config.doubt)
 
 
 def lifted(upper: LevelModel, kind: DistanceKind) -> Distance:
