@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from echelon.agent import Agent
-from echelon.config import LevelConfig, OptimizerConfig, PlannerConfig, Precision, faster
+from echelon.config import EncoderConfig, LevelConfig, OptimizerConfig, PlannerConfig, Precision, faster
 from echelon.models.hierarchy import Hierarchy
 from echelon.models.precision import in_precision
 from echelon.planning import compiled
@@ -37,6 +37,8 @@ def make_model(**fine: Any) -> Hierarchy:
     torch.manual_seed(0)
     config = model_config(2)
     levels: tuple[LevelConfig, ...] = (replace(config.levels[0], **fine), *config.levels[1:])
+    if levels[0].predictor == "conv":
+        config = replace(config, levels=levels, encoder=EncoderConfig(kind="conv", grid=2))
     model = Hierarchy(replace(config, levels=levels), 1).eval()
     for parameter in model.parameters():
         if not parameter.any():
@@ -133,7 +135,8 @@ def test_a_plan_costs_nearly_the_same_in_reduced_precision(index: int) -> None:
     assert near.dtype == torch.float32
     assert not torch.equal(near, exact)
     assert torch.allclose(near, exact, rtol=0.01)
-    assert (near - exact).abs().mean() < 0.05 * exact.std(1).mean()
+    # A search goes by what sets candidates apart.
+    assert (near - exact).std(1).mean() < 0.05 * exact.std(1).mean()
 
 
 def test_reduced_copies_follow_what_is_refitted() -> None:
