@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imsave
 from tiny import frame, model_config
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import echelon
+from echelon import checkpoint
 from echelon.agent import Agent
-from echelon.config import EncoderConfig, LevelConfig, OptimizerConfig, PlannerConfig, Precision, faster
+from echelon.cli import main
+from echelon.config import (
+    EncoderConfig,
+    LevelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlannerConfig,
+    Precision,
+    TrainConfig,
+    faster,
+    to_dict,
+)
+from echelon.envs import layouts
 from echelon.models.hierarchy import Hierarchy
-from echelon.models.precision import in_precision
+from echelon.models.precision import Reduced, in_precision
 from echelon.planning import compiled
 from echelon.planning.compiled import LONGEST, Compiled, filled
 from echelon.planning.planner import Planner, build, rollout
 from echelon.planning.reach import Search
+from echelon.records import load as load_records
 from echelon.types import State
 
 Kind = Literal["cem", "icem", "mppi", "gradient", "refine"]
@@ -165,6 +184,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return real(function, **options, backend="eager")
 
     monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setenv("CXX", sys.executable)  # anything that is there
     return asked
 
 
@@ -178,6 +198,7 @@ def test_compiled_planning_plans_the_same(traced: list[dict[str, Any]]) -> None:
 
 def test_a_size_that_changes_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     counter, real = CompileCounter(), torch.compile
+    monkeypatch.setenv("CXX", sys.executable)
     monkeypatch.setattr(
         torch, "compile", lambda f, dynamic, mode: real(f, dynamic=dynamic, backend=counter)
     )
@@ -201,9 +222,9 @@ def test_horizons_too_long_to_compile_stay_as_they_are() -> None:
     assert build(make_model().levels, [CONFIGS[0]])._compiled is None
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("fails", ["unseen", "at once", "late"])
 def test_without_a_compiler_planning_goes_on(
-    late: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fails: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tried: list[int] = []
 
@@ -211,14 +232,17 @@ def test_without_a_compiler_planning_goes_on(
         tried.append(1)
         raise RuntimeError("InvalidCxxCompiler")
 
+    late = fails == "late"
     monkeypatch.setattr(torch, "compile", (lambda *_, **__: absent) if late else absent)
+    monkeypatch.setenv("CXX", "no-such-compiler" if fails == "unseen" else sys.executable)
     compiled._tell.cache_clear()
     model = make_model()
     with caplog.at_level(logging.DEBUG, "echelon"):
         actions = drive(Agent.of(model, faster(CONFIGS, compile=True)))
     assert np.array_equal(actions, drive(Agent.of(model, CONFIGS)))
-    assert len(tried) == 2  # each level, once
+    assert len(tried) == (0 if fails == "unseen" else 2)  # each level, once
     assert len(caplog.records) == 1
+    assert "without compiled code" in caplog.text
 
 
 def test_an_error_of_the_function_s_own_comes_through(traced: list[dict[str, Any]]) -> None:
@@ -293,3 +317,65 @@ def test_a_search_copies_nothing_to_the_host_between_its_rounds(
         assert torch.ones(1).item() == 1
         assert bool(torch.ones(1))
     assert other.events == ["copy"] * 2
+
+
+# ---------------------------------------------------------------------------- where it is asked for
+
+
+@pytest.fixture(scope="module")
+def maze(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as of a training in a maze, though its weights are random."""
+    path = tmp_path_factory.mktemp("maze") / "maze.safetensors"
+    torch.manual_seed(0)
+    model = Hierarchy(ModelConfig(model_config(2).levels, image_size=32, bank_size=16), 2)
+    layout = layouts.generate(3, seed=0).tolist()
+    about = {
+        "data": {"name": "none", "transitions": 10, "sha256": "0" * 64},
+        "meta": {"task": "point-maze", "layout": layout, "action_repeat": 4},
+        "train": to_dict(TrainConfig()),
+    }
+    checkpoint.save_model(path, model, about)
+    return path
+
+
+def test_an_agent_is_loaded_with_both(maze: Path, traced: list[dict[str, Any]]) -> None:
+    plain = echelon.load(maze)
+    fast = echelon.load(maze, precision="bfloat16", compile=True)
+    assert not isinstance(plain.planner.level, Reduced)
+    planner: Planner | None = fast.planner
+    while planner is not None:
+        assert isinstance(planner.level, Reduced)
+        assert planner._compiled is not None
+        planner = planner.below
+    image = np.zeros((32, 32, 3), np.uint8)
+    fast.reset(image + 9)
+    assert np.isfinite(fast.act(image)).all()
+    assert len(traced) == 2
+
+
+def test_the_command_line_takes_both(
+    maze: Path, tmp_path: Path, traced: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ["--precision", "bfloat16", "--compile"]
+    settings = tmp_path / "mine.json"
+    own = PlannerConfig(4, 2, SEARCH)
+    settings.write_text(json.dumps([to_dict(own)]))
+    arguments = ["evaluate", str(maze), "--trials", "1", "--budget", "2", "--planner", str(settings)]
+    for more, expected in ((both, faster([own], "bfloat16", True)), ([], (own,))):
+        out = tmp_path / f"out-{len(more)}"
+        assert main([*arguments, "--out", str(out), *more]) == 0
+        for record in load_records(out / "records.json"):
+            assert record.planner == {"levels": [to_dict(level) for level in expected]}
+    assert len(traced) == 1
+    for name in ("now", "goal"):
+        imsave(tmp_path / f"{name}.png", np.full((32, 32, 3), len(name), np.uint8))
+    asked = ["plan", str(maze), "--planner", str(settings)]
+    asked += ["--observation", str(tmp_path / "now.png"), "--goal", str(tmp_path / "goal.png")]
+    found: list[Any] = []
+    for more in ([], both):
+        capsys.readouterr()
+        assert main([*asked, *more]) == 0
+        found.append(json.loads(capsys.readouterr().out)["levels"][0])
+    assert len(traced) == 2
+    assert found[0]["cost"] != found[1]["cost"]
+    assert found[0]["cost"] == pytest.approx(found[1]["cost"], rel=0.01)

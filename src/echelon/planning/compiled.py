@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
@@ -36,13 +38,16 @@ class Compiled:
             return self._run(*inputs)
         except Exception as error:  # compilers have many; one of the function's own comes again below
             self._failed = True
-            _tell(f"planning goes on without compiled code: {type(error).__name__}")
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            _tell(f"planning goes on without compiled code: {reason}")
             return self._plain(*inputs)
 
     def _run(self, *inputs: State) -> Tensor:
         (batch,) = tree_leading(inputs)
         on_gpu = inputs[-1].is_cuda
         if self._fast is None:
+            if not on_gpu and not _has_compiler():
+                raise FileNotFoundError("no C++ compiler is found")
             mode = "reduce-overhead" if on_gpu else None
             self._fast = torch.compile(_alone(self._plain), dynamic=True, mode=mode)
         if not on_gpu:
@@ -67,6 +72,12 @@ def _alone(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     own = call.__code__.replace(co_name=f"call_{id(function)}")
     return FunctionType(own, call.__globals__, own.co_name, None, call.__closure__)
+
+
+def _has_compiler() -> bool:
+    """PyTorch would notice as well, but after most of the work."""
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]
+    return any(shutil.which(name) for name in names)
 
 
 @cache
