@@ -75,7 +75,7 @@ def test_the_ledger_holds_every_multiplication(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_a_call_takes_is_known_before_it(name: str) -> None:
-    upper = SETTINGS[name] | {"enter": 0.0}  # so that every level does search
+    upper: dict[str, Any] = SETTINGS[name] | {"enter": 0.0}  # so that every level does search
     configs = [PlannerConfig(4, 2, SEARCH), PlannerConfig(3, 4, SEARCH, **upper)]
     agent = Agent.of(make_model("expectile"), configs)
     agent.reset(images(3, 2))

@@ -128,13 +128,7 @@ def test_planning_in_reduced_precision_leaves_the_model_alone() -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
         assert value.dtype == before[name].dtype
-    # The same plan costs nearly the same, and what it took is the same.
-    assert agent.plan is not None
-    assert plain.plan is not None
-    for planner, kept in ((plain.planner, agent.plan), (plain.planner.below, agent.plan.below)):
-        assert planner is not None
-        assert kept is not None
-    assert agent.plan.total.macs.tolist() == plain.plan.total.macs.tolist()
+    assert agent.spent.macs.tolist() == plain.spent.macs.tolist()
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -218,8 +212,8 @@ def test_horizons_too_long_to_compile_stay_as_they_are() -> None:
     for horizon, is_compiled in ((LONGEST, True), (LONGEST + 1, False)):
         config = PlannerConfig(horizon, 2, SEARCH, compile=True)
         planner = build(make_model().levels, [config])
-        assert (planner._compiled is not None) == is_compiled
-    assert build(make_model().levels, [CONFIGS[0]])._compiled is None
+        assert (planner.compiled is not None) == is_compiled
+    assert build(make_model().levels, [CONFIGS[0]]).compiled is None
 
 
 @pytest.mark.parametrize("fails", ["unseen", "at once", "late"])
@@ -235,7 +229,7 @@ def test_without_a_compiler_planning_goes_on(
     late = fails == "late"
     monkeypatch.setattr(torch, "compile", (lambda *_, **__: absent) if late else absent)
     monkeypatch.setenv("CXX", "no-such-compiler" if fails == "unseen" else sys.executable)
-    compiled._tell.cache_clear()
+    compiled.tell.cache_clear()
     model = make_model()
     with caplog.at_level(logging.DEBUG, "echelon"):
         actions = drive(Agent.of(model, faster(CONFIGS, compile=True)))
@@ -288,8 +282,6 @@ def test_a_search_copies_nothing_to_the_host_between_its_rounds(
 ) -> None:
     optimizer = OptimizerConfig(kind, 8, 3, 2, steps=2, proposal=proposal)
     planner = build(make_model().levels, [PlannerConfig(4, 2, optimizer, support=1.0)])
-    size = planner.level.prior.mean.shape
-    assert size == (1,)
     states = ({"z": torch.randn(3, 4), "dz": torch.zeros(3, 4)},)
     goals = ({"z": torch.randn(3, 4)},)
     watch, real = Watch(), Planner.roll_out
@@ -345,7 +337,7 @@ def test_an_agent_is_loaded_with_both(maze: Path, traced: list[dict[str, Any]]) 
     planner: Planner | None = fast.planner
     while planner is not None:
         assert isinstance(planner.level, Reduced)
-        assert planner._compiled is not None
+        assert planner.compiled is not None
         planner = planner.below
     image = np.zeros((32, 32, 3), np.uint8)
     fast.reset(image + 9)
@@ -360,7 +352,16 @@ def test_the_command_line_takes_both(
     settings = tmp_path / "mine.json"
     own = PlannerConfig(4, 2, SEARCH)
     settings.write_text(json.dumps([to_dict(own)]))
-    arguments = ["evaluate", str(maze), "--trials", "1", "--budget", "2", "--planner", str(settings)]
+    arguments = [
+        "evaluate",
+        str(maze),
+        "--trials",
+        "1",
+        "--budget",
+        "2",
+        "--planner",
+        str(settings),
+    ]
     for more, expected in ((both, faster([own], "bfloat16", True)), ([], (own,))):
         out = tmp_path / f"out-{len(more)}"
         assert main([*arguments, "--out", str(out), *more]) == 0

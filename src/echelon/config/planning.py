@@ -112,10 +112,12 @@ class PlannerConfig:
     searched here; 0 always searches"""
     precision: Precision = "float32"
     """of the products in this level's predictor, which then has a copy of its weights; states and costs
-    stay float32. bfloat16 pays where the hardware multiplies it: GPUs, CPUs with AMX or AVX512-BF16"""
+    stay float32. bfloat16 is for hardware that multiplies it: a GPU, a CPU with AMX or AVX512-BF16;
+    on one that does not, it took seven times as long"""
     compile: bool = False
-    """evaluate candidates by compiled code, and on a GPU by CUDA graphs, where the horizon is at most 32
-    steps and a C++ compiler is found; the first plans then take a minute or so longer"""
+    """evaluate candidates by compiled code, on a GPU by CUDA graphs, where the horizon is at most 32
+    steps and there is a compiler. On a CPU a plan takes about a fifth less time, and the first ones
+    half a minute more for each level; a search by gradients is as it was"""
 
     def __post_init__(self) -> None:
         if self.horizon < 1:

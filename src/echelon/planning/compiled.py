@@ -1,4 +1,4 @@
-"""Compiled code for what a search evaluates: fewer and larger kernels, and on a GPU one launch of all."""
+"""Compiled code for what a search evaluates: fewer kernels, and on a GPU one launch of them all."""
 
 from __future__ import annotations
 
@@ -36,24 +36,28 @@ class Compiled:
             return self._plain(*inputs)
         try:
             return self._run(*inputs)
-        except Exception as error:  # compilers have many; one of the function's own comes again below
+        except Exception as error:
+            # Compilers have many of them; one of the function's own comes again below.
             self._failed = True
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            _tell(f"planning goes on without compiled code: {reason}")
+            tell(f"planning goes on without compiled code: {reason}")
             return self._plain(*inputs)
 
     def _run(self, *inputs: State) -> Tensor:
         (batch,) = tree_leading(inputs)
         on_gpu = inputs[-1].is_cuda
-        if self._fast is None:
-            if not on_gpu and not _has_compiler():
-                raise FileNotFoundError("no C++ compiler is found")
-            mode = "reduce-overhead" if on_gpu else None
-            self._fast = torch.compile(_alone(self._plain), dynamic=True, mode=mode)
+        fast = self._fast = self._fast or _compile(self._plain, on_gpu)
         if not on_gpu:
-            return self._fast(*inputs)
+            return fast(*inputs)
         # The next replay writes its answer where this one did.
-        return self._fast(*tree_map(filled, inputs))[:batch].clone()
+        return fast(*tree_map(filled, inputs))[:batch].clone()
+
+
+def _compile(function: Callable[..., Tensor], on_gpu: bool) -> Callable[..., Tensor]:
+    if not on_gpu and not _has_compiler():
+        raise FileNotFoundError("no C++ compiler is found")
+    mode = "reduce-overhead" if on_gpu else None
+    return torch.compile(_alone(function), dynamic=True, mode=mode)
 
 
 def filled(x: Tensor) -> Tensor:
@@ -81,6 +85,6 @@ def _has_compiler() -> bool:
 
 
 @cache
-def _tell(message: str) -> None:
+def tell(message: str) -> None:
     """Once."""
     logging.getLogger("echelon").warning(message)

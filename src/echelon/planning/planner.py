@@ -70,7 +70,7 @@ class Planner:
     below: Planner | None = None
     prices: Prices = field(init=False, repr=False)
     _support: Support | None = field(default=None, init=False, repr=False)
-    _compiled: Compiled | None = field(default=None, init=False, repr=False)
+    compiled: Compiled | None = field(default=None, init=False, repr=False)
     _step: Tensor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class Planner:
         if self.config.support:
             self._support = Support.of(self.level.prior)
         if self.config.compile and self.config.horizon <= LONGEST:
-            self._compiled = Compiled(self.evaluate)
+            self.compiled = Compiled(self.evaluate)
 
     @property
     def depth(self) -> int:
@@ -161,7 +161,11 @@ class Planner:
         else:
             plan = self._straight(states, goals, away, old, search)
         if 0 < len(far) < len(away):
-            states, goals, old = tree_rows(states, far), tree_rows(goals, far), old and old.select(far)
+            states, goals, old = (
+                tree_rows(states, far),
+                tree_rows(goals, far),
+                old and old.select(far),
+            )
             plan = plan.put(far, self.find(states, goals, old, search, self.config.options))
         return charged(plan, self.prices.distance(states[-1], goals[-1]))
 
@@ -208,8 +212,8 @@ class Planner:
 
         def objective(actions: Tensor) -> Tensor:
             rounds.append(actions.shape[1] * (3 if actions.requires_grad else 1))
-            plain = actions.requires_grad or self._compiled is None
-            return (self.evaluate if plain else self._compiled)(state, goal, actions)
+            plain = actions.requires_grad or self.compiled is None
+            return (self.evaluate if plain else self.compiled)(state, goal, actions)
 
         optimizer = self.optimizer if search.effort == 1 else self.optimizer.scaled(search.effort)
         actions, cost = optimizer.minimize(
@@ -241,7 +245,7 @@ class Planner:
         return rollout(self.level, state, actions)
 
     def evaluate(self, state: State, goal: State, actions: Tensor) -> Tensor:
-        """``state [B, ...], goal [B, ...], actions [B, K, H, A] -> [B, K]``: what a search minimises."""
+        """``state [B, ...], goal [B, ...], actions [B, K, H, A] -> [B, K]``: what is minimised."""
         cost = self.cost(self.roll_out(state, actions), goal)
         if self._support is not None:
             cost = cost + self.config.support * self._support(actions)

@@ -25,8 +25,8 @@ class Prices:
         self._planner, self._meter = planner, Meter()
 
     def search(self, state: State, goal: State, actions: Tensor, rounds: Sequence[int]) -> int:
-        """Of `rounds` of so many candidates, then a rollout of ``actions [B, M, H, A]`` that were found,
-        and how far that goes. Linear in candidates, so two are counted.
+        """Of `rounds` of so many candidates, then a rollout of the ``actions [B, M, H, A]`` found, and
+        how far that goes. Linear in candidates, so two are counted.
         """
         planner, (kept, horizon) = self._planner, actions.shape[1:3]
         here, there, one = tree_map(lambda x: x[:1], (state, goal, actions[:, :1]))
