@@ -17,10 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import echelon
 from echelon import checkpoint
 from echelon.agent import Agent
-from echelon.config import OptimizerConfig, PlannerConfig, StageConfig, TrainConfig
+from echelon.config import OptimizerConfig, PlannerConfig, StageConfig, TrainConfig, faster
 from echelon.data.episodes import Episodes
 from echelon.models.foreign import ForeignModel
 from echelon.models.hierarchy import Hierarchy
+from echelon.models.precision import Reduced
 from echelon.objective import Objective
 from echelon.planning.planner import rollout
 from echelon.progress import Progress
@@ -184,6 +185,14 @@ def test_plans_with_one_and_two_levels(finished: tuple[Any, ...]) -> None:
         assert len(agent.explain()["levels"]) == levels
         agent.keep(np.array([2]))
         assert agent.act(frame(0.4)[None]).shape == (1, 1)
+
+
+def test_the_model_is_not_planned_with_in_another_precision(finished: tuple[Any, ...]) -> None:
+    _, _, hierarchy, _ = finished
+    planner = Agent.of(hierarchy, faster(CONFIGS[:2], "bfloat16")).planner
+    assert isinstance(planner.level, Reduced)
+    assert planner.below is not None
+    assert planner.below.level is hierarchy.levels[0]
 
 
 def test_what_the_model_spends_is_counted(finished: tuple[Any, ...]) -> None:

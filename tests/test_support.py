@@ -13,7 +13,7 @@ from echelon.config import OptimizerConfig
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.optimizers import optimizer_of
 from echelon.planning.proposal import propose
-from echelon.planning.support import bank_sequences, covariance_factor, support_distance
+from echelon.planning.support import Support, bank_sequences, covariance_factor
 from echelon.types import ActionPrior, EchelonError
 
 Proposal: TypeAlias = Literal["gaussian", "covariance", "bank"]
@@ -50,6 +50,10 @@ def first_round(proposal: Proposal, prior: ActionPrior, correlation: float = 0.0
     )
     start = prior.mean.expand(1, 3, -1)
     return propose(config, start, torch.tensor([False]), prior, rng())[0, 1:]
+
+
+def support_distance(actions: Tensor, prior: ActionPrior) -> Tensor:
+    return Support.of(prior)(actions)
 
 
 def moments(sample: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from echelon.checkpoint import load_model
-from echelon.config import PlannerConfig
+from echelon.config import PlannerConfig, Precision, faster
 from echelon.models.hierarchy import Hierarchy, Observation
+from echelon.models.precision import in_precision
 from echelon.planning.explain import explain
 from echelon.planning.ledger import Budget, Meter, Pace, deadline, effort_within
 from echelon.planning.planner import Planner, build
@@ -24,6 +25,7 @@ from echelon.presets import planner_for
 from echelon.types import (
     Cost,
     EchelonError,
+    LevelModel,
     Plan,
     Spent,
     State,
@@ -39,15 +41,20 @@ def load(
     device: torch.device | str = "cpu",
     seed: int = 0,
     budget: Budget | None = None,
+    precision: Precision | None = None,
+    compile: bool = False,
 ) -> Agent:
     """An agent with the model of a checkpoint.
 
     budget: of each call that plans; searches are scaled to it.
     planner: settings for the levels that plan, level 0 first; by default those the model is known
         to work with. One alone plans flat.
+    precision, compile: of all levels, in place of what the settings say; see
+        :class:`echelon.config.PlannerConfig`.
     """
     model = load_model(path, device)
-    return Agent.of(model, planner or planner_for(model.config), seed, budget=budget)
+    levels = faster(planner or planner_for(model.config), precision, compile)
+    return Agent.of(model, levels, seed, budget=budget)
 
 
 @dataclass
@@ -86,7 +93,10 @@ class Agent:
             raise EchelonError(
                 f"planner: {len(configs)} levels to plan at, but the model has {len(model.levels)}"
             )
-        return Agent(model, build(model.levels, configs, costs), seed, budget)
+        levels: list[LevelModel] = [*model.levels]
+        for index, config in enumerate(configs):
+            levels[index] = in_precision(model.levels[index], config.precision)
+        return Agent(model, build(levels, configs, costs), seed, budget)
 
     @torch.no_grad()
     def reset(self, goal: NDArray[np.uint8]) -> None:
@@ -168,7 +178,7 @@ class Agent:
             return 1.0, never
 
         def macs(effort: float) -> int:
-            return encoding + self.planner.macs(states, goals, effort)
+            return encoding + self.planner.prices.call(states, goals, effort)
 
         least, allowed, stop = macs(0), math.inf, never
         if budget.tflops is not None:
@@ -199,18 +209,21 @@ class Agent:
         macs: Callable[[float], int],
         count: int,
     ) -> Pace:
-        """How fast this machine plans: by the least plan there is, after one that warms up, and by one
-        of four times as much.
+        """How fast this machine plans: by the least plan there is, and by one of four times as much,
+        after some that warm up, of a single environment too: code is compiled for that apart.
         """
 
-        def seconds(effort: float) -> float:
+        def seconds(effort: float, rows: int = count) -> float:
             began = time.perf_counter()
             generator = torch.Generator(self.device).manual_seed(0)
-            self.planner.plan(states, goals, self.now, generator, effort=effort)
+            here, there = tree_map(lambda x: x[:rows], (states, goals))
+            self.planner.plan(here, there, self.now, generator, effort=effort)
             return time.perf_counter() - began
 
-        seconds(0.0)
         more = effort_within(macs, 4 * macs(0.0))
+        for rows in (1, count):
+            seconds(0.0, rows)
+        seconds(more)
         pace = Pace(count * macs(0.0), seconds(0.0))
         pace.learn(count * macs(more), seconds(more), 1.0)
         return pace

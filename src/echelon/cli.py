@@ -12,7 +12,7 @@ import tyro
 
 from echelon import schema
 from echelon.collect import CollectConfig, collect
-from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
+from echelon.config import ModelConfig, PlannerConfig, Precision, TrainConfig, faster, to_dict
 from echelon.demo import DemoConfig
 from echelon.presets import planner_for
 from echelon.progress import Progress
@@ -175,6 +175,10 @@ class Evaluate:
     what the demo compares"""
     success: float = 0.95
     """share of trials that --planner auto is to reach, at the least compute"""
+    precision: Precision | None = None
+    """of all planners' predictors; None as their settings say"""
+    compile: bool = False
+    """evaluate candidates by compiled code, where there is a compiler"""
     trials: int = 100
     """in each distance bin"""
     budget: int = 500
@@ -200,6 +204,8 @@ class Evaluate:
             self.seed,
             Progress(),
             self.success if auto else None,
+            self.precision,
+            self.compile,
         )
         print(report.summary(records))
 
@@ -223,6 +229,10 @@ class Plan:
     """2 x multiply-accumulates that the plan may take, in 1e12; searches are scaled to it"""
     budget_ms: float | None = None
     """milliseconds that it may take"""
+    precision: Precision | None = None
+    """of the predictors; None as the settings say"""
+    compile: bool = False
+    """evaluate candidates by compiled code, where there is a compiler"""
     seed: int = 0
 
     def __call__(self) -> None:
@@ -235,6 +245,7 @@ class Plan:
             raise EchelonError("episodes: are looked through for the picture; give --picture too")
         model = load_model(self.checkpoint)
         settings = _planner(self.planner) if self.planner else planner_for(model.config)
+        settings = faster(settings, self.precision, self.compile)
         budget = Budget(self.budget_tflops, self.budget_ms)
         agent = Agent.of(model, settings, self.seed, budget=budget)
         observation, goal = read_png(self.observation), read_png(self.goal)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from echelon import checkpoint
 from echelon.atlas import Atlas
 from echelon.auto import race
-from echelon.config import ModelConfig, PlannerConfig, to_dict
+from echelon.config import ModelConfig, PlannerConfig, Precision, faster, to_dict
 from echelon.envs.layouts import Layout
 from echelon.evaluation import (
     BINS,
@@ -197,12 +197,19 @@ def evaluate_checkpoint(
     seed: int,
     progress: Progress,
     success: float | None = None,
+    precision: Precision | None = None,
+    compile: bool = False,
 ) -> list[Record]:
     """Trials in the layout that a checkpoint was trained in; by default what the demo compares.
 
     success: choose one more setting, called "auto": the cheapest that reaches this share of trials of
         its own; planner.json, in `out`, holds it.
+    precision, compile: of all levels, in place of what the settings say.
     """
+
+    def sped(method: Method) -> Method:
+        return dataclasses.replace(method, levels=faster(method.levels, precision, compile))
+
     model, about = checkpoint.load_model(path), checkpoint.describe(path)["about"]
     meta = about["meta"]
     if meta.get("task") != "point-maze":
@@ -216,8 +223,9 @@ def evaluate_checkpoint(
         for name, levels in planners.items()
     ]
     if success is not None:
-        methods.append(chosen(model, layout, meta["action_repeat"], budget, success, out, progress))
-    methods = methods or demo_methods(model.config)
+        repeat = meta["action_repeat"]
+        methods.append(chosen(model, layout, repeat, budget, success, out, progress, sped))
+    methods = [sped(method) for method in methods or demo_methods(model.config)]
     made = make_trials(layout, trials, seed, "test", BINS)
     found = compare(
         out / "outcomes",
@@ -242,13 +250,15 @@ def chosen(
     success: float,
     out: Path,
     progress: Progress,
+    sped: Callable[[Method], Method],
 ) -> Method:
     """The setting to use, by a race on trials at all distances that nothing else uses."""
     trials = make_trials(layout, TUNING, 0, "tune", BINS)
     order = np.random.default_rng(0).permutation(len(trials))
     named = settings_for(model.config).items()
     methods = [
-        Method("flat" if len(levels) == 1 else "hierarchical", n, levels) for n, levels in named
+        sped(Method("flat" if len(levels) == 1 else "hierarchical", n, levels))
+        for n, levels in named
     ]
 
     def tried(method: Method, some: Sequence[Trial]) -> Outcome:

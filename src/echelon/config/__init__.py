@@ -18,7 +18,7 @@ from echelon.config.model import (
     LossConfig,
     ModelConfig,
 )
-from echelon.config.planning import OptimizerConfig, PlannerConfig
+from echelon.config.planning import OptimizerConfig, PlannerConfig, Precision, faster
 from echelon.config.training import MaskConfig, MaskedConfig, StageConfig, TrainConfig
 
 __all__ = [
@@ -32,8 +32,10 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PlannerConfig",
+    "Precision",
     "StageConfig",
     "TrainConfig",
+    "faster",
     "to_dict",
 ]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 from echelon.types import EchelonError
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,14 @@ class PlannerConfig:
     enter: float = 0.0
     """steps of this level within which a goal counts as near: it is handed down, and nothing is
     searched here; 0 always searches"""
+    precision: Precision = "float32"
+    """of the products in this level's predictor, which then has a copy of its weights; states and costs
+    stay float32. bfloat16 is for hardware that multiplies it: a GPU, a CPU with AMX or AVX512-BF16;
+    on one that does not, it took seven times as long"""
+    compile: bool = False
+    """evaluate candidates by compiled code, on a GPU by CUDA graphs, where the horizon is at most 32
+    steps and there is a compiler. On a CPU a plan takes about a fifth less time, and the first ones
+    half a minute more for each level; a search by gradients is as it was"""
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
@@ -127,3 +138,18 @@ class PlannerConfig:
             raise EchelonError(
                 "support, doubt, reach, reached, enter and watchdog: must not be below 0"
             )
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody looks how a plan is followed before its time is up."""
+        return self.reached > 0 or self.watchdog is not None
+
+
+def faster(
+    levels: Sequence[PlannerConfig], precision: Precision | None = None, compile: bool = False
+) -> tuple[PlannerConfig, ...]:
+    """The same planners in a precision, where one is given, and compiled, where that is asked for."""
+    return tuple(
+        replace(level, precision=precision or level.precision, compile=compile or level.compile)
+        for level in levels
+    )

@@ -50,6 +50,7 @@ class Best:
             )
         self.keep = keep
         self.found: tuple[Tensor, Tensor] | None = None
+        """[B, keep, H, A] and their costs [B, keep], such as they are"""
 
     def add(self, plans: Tensor, costs: Tensor) -> None:
         """Those of another round: ``[B, K, H, A], [B, K]``."""

@@ -49,6 +49,20 @@ class CEM:
         stop: Callable[[], bool] = never,
     ) -> tuple[Tensor, Tensor]:
         """See :class:`echelon.types.Optimizer`."""
+        return self.sample(objective, start, warm, prior, generator, keep, stop).result()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        objective: Objective,
+        start: Tensor,
+        warm: Tensor,
+        prior: ActionPrior,
+        generator: torch.Generator,
+        keep: int,
+        stop: Callable[[], bool],
+    ) -> Best:
+        """All rounds, before anybody looks whether any cost was finite, which waits for the device."""
         c = self.config
         best = Best(keep, c.candidates)
         candidates = propose(c, start, warm, prior, generator)
@@ -72,7 +86,7 @@ class CEM:
             )
             # One without a finite cost has no say: the best stands in for it.
             elites = take(pool, torch.where(elite_cost.isfinite(), index, index[:, :1]))
-        return best.result()
+        return best
 
     @property
     def _sizes(self) -> list[int]:

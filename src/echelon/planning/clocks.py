@@ -31,8 +31,7 @@ def tick(
         return plan, torch.zeros_like(due), due
     elapsed = now - plan.since
     steps = elapsed // duration
-    watched = config.reached > 0 or config.watchdog is not None
-    if watched:
+    if config.watched:
         left = distance(state, tree_at(plan.states, plan.aim))
         if config.watchdog is not None:
             ahead = (1 - elapsed / duration).clamp_min(0)
@@ -42,7 +41,7 @@ def tick(
         plan = replace(plan, since=torch.where(early, now - duration, plan.since))
     steps = steps * ~plan.direct
     plan = replace(plan, aim=plan.aim + steps, since=plan.since + steps * duration)
-    if watched:
+    if config.watched:
         gap = distance(state, tree_at(plan.states, plan.aim))
         plan = replace(plan, gap=torch.where(steps > 0, gap, plan.gap))
     return plan, steps > 0, due | (plan.aim >= config.horizon)

@@ -87,9 +87,9 @@ class Refine:
         c = self.config
         best = Best(keep, c.candidates)
         wanted = max(keep, c.elites)
-        plans, costs = self._sampling.minimize(
-            objective, start, warm, prior, generator, wanted, stop
-        )
+        sampled = self._sampling.sample(objective, start, warm, prior, generator, wanted, stop)
+        assert sampled.found is not None
+        plans, costs = sampled.found
         if not stop():
             descent = replace(c, iterations=c.steps, agreement=0.0)
             lower, cost = descend(descent, objective, plans[:, : c.elites], prior, stop)

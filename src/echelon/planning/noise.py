@@ -10,22 +10,22 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=64)
-def _factor(horizon: int, correlation: float) -> Tensor:
+def _factor(horizon: int, correlation: float, device: torch.device) -> Tensor:
     """Cholesky factor [H, H] of the covariance ``correlation ** |i - j|``."""
     time = torch.arange(horizon, dtype=torch.float64)
     covariance = correlation ** (time[:, None] - time[None, :]).abs()
-    return torch.linalg.cholesky(covariance).float()
+    return torch.linalg.cholesky(covariance).float().to(device)
 
 
 @lru_cache(maxsize=64)
-def _colour(horizon: int, beta: float) -> Tensor:
+def _colour(horizon: int, beta: float, device: torch.device) -> Tensor:
     """Square root [H, H] of the circulant covariance whose spectrum is ``frequency ** -beta``."""
     frequency = torch.fft.rfftfreq(horizon, dtype=torch.float64).clamp_min(1 / horizon)
     amplitude = frequency ** (-beta / 2)
     power = torch.fft.irfft(amplitude**2, n=horizon)[0]  # variance of a step
     response = torch.fft.irfft(amplitude, n=horizon) / math.sqrt(power)
     time = torch.arange(horizon)
-    return response[(time[:, None] - time) % horizon].float()
+    return response[(time[:, None] - time) % horizon].float().to(device)
 
 
 def correlated(
@@ -35,7 +35,7 @@ def correlated(
     white = torch.randn(batch, candidates, horizon, size, generator=rng, device=rng.device)
     if correlation == 0 or horizon == 1:
         return white
-    return torch.einsum("ts,bksa->bkta", _factor(horizon, correlation).to(rng.device), white)
+    return torch.einsum("ts,bksa->bkta", _factor(horizon, correlation, rng.device), white)
 
 
 def coloured(
@@ -50,4 +50,4 @@ def coloured(
     white = torch.randn(batch, candidates, horizon, size, generator=rng, device=rng.device)
     if beta == 0 or horizon == 1:
         return white
-    return torch.einsum("ts,bksa->bkta", _colour(horizon, beta).to(rng.device), white)
+    return torch.einsum("ts,bksa->bkta", _colour(horizon, beta, rng.device), white)

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from echelon.config import PlannerConfig
 from echelon.planning.clocks import tick
+from echelon.planning.compiled import LONGEST, Compiled
 from echelon.planning.costs import cost_of
-from echelon.planning.ledger import Meter
 from echelon.planning.optimizers import optimizer_of
+from echelon.planning.prices import Prices, charged, spent_on
 from echelon.planning.reach import Search, choose
-from echelon.planning.support import support_distance
+from echelon.planning.support import Support
 from echelon.types import (
     Cost,
     EchelonError,
@@ -67,8 +68,17 @@ class Planner:
     cost: Cost
     config: PlannerConfig
     below: Planner | None = None
-    _meter: Meter = field(default_factory=Meter, init=False, repr=False)
+    prices: Prices = field(init=False, repr=False)
+    _support: Support | None = field(default=None, init=False, repr=False)
+    compiled: Compiled | None = field(default=None, init=False, repr=False)
     _step: Tensor | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.prices = Prices(self)
+        if self.config.support:
+            self._support = Support.of(self.level.prior)
+        if self.config.compile and self.config.horizon <= LONGEST:
+            self.compiled = Compiled(self.evaluate)
 
     @property
     def depth(self) -> int:
@@ -110,8 +120,9 @@ class Planner:
         search = Search(now, generator, effort, stop)
         if previous is None:
             plan = self._search(states, goals, None, search)
-            changed = torch.ones_like(plan.direct)
+            changed, looks = torch.ones_like(plan.direct), 0
         else:
+            looks = self.prices.watch(states[-1])
             plan, changed, due = tick(
                 previous.at_rest(), states[-1], now, self.config, self.duration, self.cost.distance
             )
@@ -124,6 +135,7 @@ class Planner:
         if self.below is None:
             return plan
         subgoals = self._subgoals(plan, changed)
+        plan = charged(plan, looks + changed * self.prices.lower(states[-1]))
         below = self.below.plan(
             states[:-1], subgoals, now, generator, plan.below, changed, effort, stop
         )
@@ -139,24 +151,23 @@ class Planner:
         search: Search,
     ) -> Plan:
         """New plans; where the goal is near, it is handed down and nothing is searched."""
-        near = self._near(states[-1], goals[-1])
-        if near is None or not near.any():
-            return self.find(states, goals, old, search, self.config.options)
-        plan = self._straight(states, goals, old, search)
-        far = (~near).nonzero().squeeze(1)
-        if not len(far):
-            return plan
-        old = None if old is None else old.select(far)
-        found = self.find(
-            tree_rows(states, far), tree_rows(goals, far), old, search, self.config.options
-        )
-        return plan.put(far, found)
-
-    def _near(self, state: State, goal: State) -> Tensor | None:
-        """``[B]`` bool: whose goal is within some steps of this level; None where nobody asks."""
         if self.below is None or not self.config.enter:
-            return None
-        return self.cost.distance(state, goal) <= self.config.enter * self.step_distance
+            return self.find(states, goals, old, search, self.config.options)
+        away = self.cost.distance(states[-1], goals[-1])
+        near = away <= self.config.enter * self.step_distance
+        far = (~near).nonzero().squeeze(1)
+        if len(far) == len(away):
+            plan = self.find(states, goals, old, search, self.config.options)
+        else:
+            plan = self._straight(states, goals, away, old, search)
+        if 0 < len(far) < len(away):
+            states, goals, old = (
+                tree_rows(states, far),
+                tree_rows(goals, far),
+                old and old.select(far),
+            )
+            plan = plan.put(far, self.find(states, goals, old, search, self.config.options))
+        return charged(plan, self.prices.distance(states[-1], goals[-1]))
 
     @property
     def step_distance(self) -> Tensor:
@@ -169,6 +180,7 @@ class Planner:
         self,
         states: tuple[State, ...],
         goals: tuple[State, ...],
+        away: Tensor,
         old: Plan | None,
         search: Search,
     ) -> Plan:
@@ -176,7 +188,6 @@ class Planner:
         state, (batch,) = states[-1], tree_leading(states[-1])
         start, _ = self._start(batch, old, search.now)
         stay = tree_map(lambda x: x[:, None].expand(-1, self.config.horizon, *x.shape[1:]), state)
-        away = self.cost.distance(state, goals[-1])
         time = torch.full_like(away, search.now, dtype=torch.int64)
         direct = torch.ones_like(away, dtype=torch.bool)
         spent = Spent.nothing(batch, away.device)
@@ -194,24 +205,24 @@ class Planner:
     ) -> Plan:
         """Search; of the `options` best plans, the cheapest whose first subgoal can be reached."""
         began = time.perf_counter()
-        state, goal, prior, c = states[-1], goals[-1], self.level.prior, self.config
+        state, goal = states[-1], goals[-1]
         (batch,) = tree_leading(state)
         start, warm = self._start(batch, old, search.now)
         rounds: list[int] = []
 
         def objective(actions: Tensor) -> Tensor:
             rounds.append(actions.shape[1] * (3 if actions.requires_grad else 1))
-            cost = self.cost(rollout(self.level, state, actions), goal)
-            if c.support:
-                cost = cost + c.support * support_distance(actions, prior)
-            return cost
+            plain = actions.requires_grad or self.compiled is None
+            return (self.evaluate if plain else self.compiled)(state, goal, actions)
 
         optimizer = self.optimizer if search.effort == 1 else self.optimizer.scaled(search.effort)
         actions, cost = optimizer.minimize(
-            objective, start, warm, prior, search.generator, options, search.stop
+            objective, start, warm, self.level.prior, search.generator, options, search.stop
         )
-        predicted = rollout(self.level, state, actions)
-        spent = self._spent(state, goal, actions, rounds)
+        predicted = self.roll_out(state, actions)
+        calls = (sum(rounds) + options) * self.config.horizon
+        macs = self.prices.search(state, goal, actions, rounds)
+        spent = spent_on(batch, calls, macs, start.device)
         below = None if old is None else old.below
         best = torch.zeros(batch, dtype=torch.int64, device=start.device)
         if options > 1:
@@ -228,6 +239,17 @@ class Planner:
         spent = replace(spent, seconds=time.perf_counter() - began)
         aim = torch.zeros_like(best)
         return Plan(actions, predicted, cost, goals, made, aim, made, gap, direct, spent, below)
+
+    def roll_out(self, state: State, actions: Tensor) -> State:
+        """``state [B, ...], actions [B, K, H, A] -> states [B, K, H, ...]``"""
+        return rollout(self.level, state, actions)
+
+    def evaluate(self, state: State, goal: State, actions: Tensor) -> Tensor:
+        """``state [B, ...], goal [B, ...], actions [B, K, H, A] -> [B, K]``: what is minimised."""
+        cost = self.cost(self.roll_out(state, actions), goal)
+        if self._support is not None:
+            cost = cost + self.config.support * self._support(actions)
+        return cost
 
     def _start(self, batch: int, old: Plan | None, now: int) -> tuple[Tensor, Tensor]:
         """``[B, H, A]`` the old plan without what was executed of it, filled up with the prior's
@@ -264,7 +286,7 @@ class Planner:
         return tuple(
             tree_map(nearer, known, new)
             for known, new in zip(
-                self._known(plan.goals), self.lower(tree_at(plan.states, plan.aim)), strict=True
+                self.known(plan.goals), self.lower(tree_at(plan.states, plan.aim)), strict=True
             )
         )
 
@@ -278,11 +300,11 @@ class Planner:
             planner, subgoal = planner.below, lowered
         return tuple(goals)
 
-    def _known(self, goals: tuple[State, ...]) -> tuple[State, ...]:
+    def known(self, goals: tuple[State, ...]) -> tuple[State, ...]:
         """A goal that each level knows as the goal of each level below."""
         if self.below is None:
             return ()
-        return (*self.below._known(goals[:-1]), self.asked(goals[-2], goals[-1]))
+        return (*self.below.known(goals[:-1]), self.asked(goals[-2], goals[-1]))
 
     def asked(self, lowered: State, goal: State) -> State:
         """What the level below is asked for: a state of its own, with that of this level beside it
@@ -291,53 +313,6 @@ class Planner:
         if self.config.hand_down == "nearest":
             return lowered
         return lowered | {"above": {part: goal[part] for part in goal if part != "above"}}
-
-    # ------------------------------------------------------------------ the ledger
-
-    def macs(self, states: tuple[State, ...], goals: tuple[State, ...], effort: float) -> int:
-        """What a call takes for one environment, at most: every level searches."""
-        one_states, one_goals = tree_map(lambda x: x[:1], (states, goals))
-        own = self._search_macs(one_states, one_goals, effort, self.config.options)
-        if self.below is None:
-            return own
-        states, goals = one_states[:-1], self._known(one_goals)
-        tried = self.config.options if self.config.options > 1 else 0
-        tries = tried * self.below._search_macs(states, goals, effort, 1)
-        return own + tries + self.below.macs(states, goals, effort)
-
-    def _search_macs(
-        self, states: tuple[State, ...], goals: tuple[State, ...], effort: float, options: int
-    ) -> int:
-        """Of one search at this level, as its config has it."""
-        actions = self.level.prior.mean.expand(1, options, self.config.horizon, -1)
-        evaluated = [self.optimizer.scaled(effort).evaluations]
-        return self._macs(states[-1], goals[-1], actions, evaluated)
-
-    def _spent(self, state: State, goal: State, actions: Tensor, rounds: Sequence[int]) -> Spent:
-        """What a search took: `rounds` of so many candidates, then a rollout of what it found."""
-        batch, kept, horizon, _ = actions.shape
-        calls = (sum(rounds) + kept) * horizon
-        macs = self._macs(state, goal, actions, rounds)
-        one = torch.ones(batch, dtype=torch.int64, device=actions.device)
-        return Spent(calls * one, macs * one)
-
-    def _macs(self, state: State, goal: State, actions: Tensor, rounds: Sequence[int]) -> int:
-        """Multiply-accumulates for one environment: linear in candidates, so two are counted."""
-        state, goal, one = tree_map(lambda x: x[:1], (state, goal, actions[:, :1]))
-
-        def evaluate(plans: Tensor) -> Tensor:
-            return self.cost(rollout(self.level, state, plans), goal)
-
-        first, second = (
-            self._meter(f"evaluate {k}", evaluate, one.expand(-1, k, -1, -1)) for k in (1, 2)
-        )
-        alone = self._meter("roll out", rollout, self.level, state, one)
-        fixed, each = 2 * first - second, second - first
-        macs = len(rounds) * fixed + sum(rounds) * each + actions.shape[1] * alone
-        if self.below is None:
-            return macs
-        step = self._meter("distance", self.cost.distance, state, goal)
-        return macs + (actions.shape[2] + 1) * step
 
 
 def build(

@@ -50,6 +50,7 @@ def choose(
         x.unflatten(0, (batch, options)).sum(1) for x in (there.spent.calls, there.spent.macs)
     )
     mine = torch.arange(batch, device=best.device) * options + best
+    macs = macs + options * planner.prices.attempt(states[-1], there.goals[-1], first)
     return best, there.select(mine).at_rest(), Spent(calls, macs)
 
 

@@ -6,6 +6,8 @@ the ones it errs on; see Hi-LeWM (arXiv 2607.12547) on the coarse level.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -46,23 +48,38 @@ def bank_sequences(
     return prior.bank[index.gather(-1, drawn)]
 
 
-def support_distance(actions: Tensor, prior: ActionPrior) -> Tensor:
+@dataclass(frozen=True)
+class Support:
     """How far a plan's actions lie outside what the data holds: ``[B, K, H, A] -> [B, K]``.
 
     The mean over the horizon of ``max(0, d - r)``: d is an action's Mahalanobis distance from the
     data's mean, and r the radius that holds 95 % of the bank, so the unit is a deviation of the data
     and a plan among the data costs nothing. Where an ellipsoid fits the data badly it errs on the
-    side of letting actions pass. Differentiable. Needs the prior's covariance and bank.
+    side of letting actions pass. Differentiable.
     """
-    if prior.covariance is None or prior.bank is None:
-        raise EchelonError("support: this level's actions have no covariance and bank to go by")
-    radius = _mahalanobis(prior.bank, prior).quantile(HELD)
-    return (_mahalanobis(actions, prior) - radius).clamp_min(0).mean(-1)
 
+    mean: Tensor
+    """[A]"""
+    whiten: Tensor
+    """[A, A] of which a product with an action, less the mean, has the data's covariance for unit"""
+    radius: Tensor
+    """[] that holds 95 % of the bank"""
 
-def _mahalanobis(actions: Tensor, prior: ActionPrior) -> Tensor:
-    """``[..., A] -> [...]``"""
-    away = ((actions - prior.mean) / prior.std).flatten(0, -2)
-    white = torch.linalg.solve_triangular(covariance_factor(prior), away.T, upper=False)
-    # At the mean the root has no slope.
-    return white.square().sum(0).clamp_min(1e-12).sqrt().reshape(actions.shape[:-1])
+    @staticmethod
+    def of(prior: ActionPrior) -> Support:
+        """That of a prior, which needs a covariance and a bank. Made once: a call is one product."""
+        if prior.covariance is None or prior.bank is None:
+            raise EchelonError("support: this level's actions have no covariance and bank to go by")
+        scale = prior.std.reciprocal().diag()
+        whiten = torch.linalg.solve_triangular(covariance_factor(prior), scale, upper=False)
+        support = Support(prior.mean, whiten.T, torch.zeros_like(prior.mean[0]))
+        return replace(support, radius=support.away(prior.bank).quantile(HELD))
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        return (self.away(actions) - self.radius).clamp_min(0).mean(-1)
+
+    def away(self, actions: Tensor) -> Tensor:
+        """``[..., A] -> [...]`` Mahalanobis distance from the data's mean."""
+        white = (actions - self.mean) @ self.whiten
+        # At the mean the root has no slope.
+        return white.square().sum(-1).clamp_min(1e-12).sqrt()

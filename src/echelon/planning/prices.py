@@ -1,0 +1,113 @@
+"""What planning takes, for one environment: of all that a planner does, and of a whole call ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from echelon.planning.ledger import Meter
+from echelon.types import Plan, Spent, State, tree_map
+
+if TYPE_CHECKING:
+    from echelon.planning.planner import Planner
+
+
+class Prices:
+    """Multiply-accumulates of what one planner does, each counted on a single environment when it is
+    first asked for. What is done once and kept, such as its step's distance, is in none of them.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner, self._meter = planner, Meter()
+
+    def search(self, state: State, goal: State, actions: Tensor, rounds: Sequence[int]) -> int:
+        """Of `rounds` of so many candidates, then a rollout of the ``actions [B, M, H, A]`` found, and
+        how far that goes. Linear in candidates, so two are counted.
+        """
+        planner, (kept, horizon) = self._planner, actions.shape[1:3]
+        here, there, one = tree_map(lambda x: x[:1], (state, goal, actions[:, :1]))
+        first, second = (
+            self._meter(f"evaluate {k}", planner.evaluate, here, there, one.expand(-1, k, -1, -1))
+            for k in (1, 2)
+        )
+        fixed, each = 2 * first - second, second - first
+        macs = len(rounds) * fixed + sum(rounds) * each
+        macs += kept * self._meter("roll out", planner.roll_out, here, one)
+        if planner.below is None:
+            return macs
+        return macs + self.gap(state) + self.along(state, goal, horizon)
+
+    def gap(self, state: State) -> int:
+        """Of one place from another, as they are predicted: a goal may say more, and take less."""
+        here = tree_map(lambda x: x[:1], state)
+        return self._meter("gap", self._planner.cost.distance, here, here)
+
+    def distance(self, state: State, goal: State) -> int:
+        """Of one place from its goal."""
+        here, there = tree_map(lambda x: x[:1], (state, goal))
+        return self._meter("distance", self._planner.cost.distance, here, there)
+
+    def along(self, state: State, goal: State, horizon: int) -> int:
+        """Of all places on a way from its goal."""
+        way = tree_map(lambda x: x[:1, None].expand(-1, horizon, *x.shape[1:]), state)
+        there = tree_map(lambda x: x[:1, None], goal)
+        return self._meter("along", self._planner.cost.distance, way, there)
+
+    def lower(self, subgoal: State) -> int:
+        """To hand a state down, through all levels below."""
+        return self._meter("lower", self._planner.lower, tree_map(lambda x: x[:1], subgoal))
+
+    def watch(self, state: State) -> int:
+        """To see how a plan is followed."""
+        planner = self._planner
+        watched = planner.below is not None and planner.config.watched
+        return 2 * self.gap(state) if watched else 0
+
+    def attempt(self, state: State, goal: State, subgoal: State) -> int:
+        """To see how far the level below gets from `state` to `goal`, which stands for a subgoal here;
+        its search apart.
+        """
+        below = self._planner.below
+        assert below is not None
+        far = below.prices.along(state, goal, below.config.horizon)
+        return self.lower(subgoal) + far + below.prices.distance(state, goal)
+
+    def call(self, states: tuple[State, ...], goals: tuple[State, ...], effort: float) -> int:
+        """Of a whole call, at most: every level looks and searches."""
+        planner, config = self._planner, self._planner.config
+        macs = self._whole_search(states[-1], goals[-1], effort, config.options)
+        below = planner.below
+        if below is None:
+            return macs
+        known = planner.known(goals)
+        macs += self.watch(states[-1]) + self.lower(states[-1])
+        if config.enter:
+            macs += self.distance(states[-1], goals[-1])
+        if config.options > 1:
+            once = below.prices._whole_search(states[-2], known[-1], effort, 1)
+            macs += config.options * (once + self.attempt(states[-2], known[-1], states[-1]))
+        return macs + below.prices.call(states[:-1], known, effort)
+
+    def _whole_search(self, state: State, goal: State, effort: float, options: int) -> int:
+        """Of one search, as its configuration has it, in rounds of as few candidates as can be: what it
+        takes beyond its candidates, such as to look at the goal, it takes again in each.
+        """
+        planner = self._planner
+        actions = planner.level.prior.mean.expand(1, options, planner.config.horizon, -1)
+        evaluations = planner.optimizer.scaled(effort).evaluations
+        return self.search(state, goal, actions, [1] * evaluations)
+
+
+def charged(plan: Plan, macs: Tensor | int) -> Plan:
+    """A plan that took so much more, each environment ``[B]`` or all."""
+    return replace(plan, spent=replace(plan.spent, macs=plan.spent.macs + macs))
+
+
+def spent_on(batch: int, calls: int, macs: int, device: torch.device) -> Spent:
+    """As much for each environment."""
+    one = torch.ones(batch, dtype=torch.int64, device=device)
+    return Spent(calls * one, macs * one)
