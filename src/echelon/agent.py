@@ -16,6 +16,7 @@ from torch import Tensor
 
 from echelon.checkpoint import load_model
 from echelon.config import PlannerConfig
+from echelon.limits import warn_of_goals, warn_of_horizons
 from echelon.models.hierarchy import Hierarchy, Observation
 from echelon.planning.explain import explain
 from echelon.planning.ledger import Budget, Meter, Pace, deadline, effort_within
@@ -81,20 +82,26 @@ class Agent:
         costs: Sequence[Cost] = (),
         budget: Budget | None = None,
     ) -> Agent:
-        """An agent that plans at as many levels as there are `configs`, level 0 first."""
+        """An agent that plans at as many levels as there are `configs`, level 0 first. Warns where
+        one looks farther ahead than it was measured to predict.
+        """
         if len(configs) > len(model.levels):
             raise EchelonError(
                 f"planner: {len(configs)} levels to plan at, but the model has {len(model.levels)}"
             )
+        warn_of_horizons(model, configs)
         return Agent(model, build(model.levels, configs, costs), seed, budget)
 
     @torch.no_grad()
     def reset(self, goal: NDArray[np.uint8]) -> None:
-        """Begin an episode towards a goal image ``[H, W, 3]``, or one a batch ``[B, H, W, 3]``."""
+        """Begin an episode towards a goal image ``[H, W, 3]``, or one a batch ``[B, H, W, 3]``. Warns
+        of goals that are far from all that was seen in training.
+        """
         self._batched = goal.ndim == 4
         frames = self._frames(goal)
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
         seen = self._see({"pixels": self._clip(None, frames)})
+        warn_of_goals(self.model, seen[0]["z"])
         self.goals = tuple({"z": state["z"]} for state in seen)
         self.plan, self.spent = None, Spent.nothing(len(frames), self.device)
         self.now = 0
@@ -133,6 +140,10 @@ class Agent:
         lowest = self.plan.lowest
         step = (self.now - lowest.made)[:, None, None]
         action = lowest.actions.take_along_dim(step, 1)[:, 0].cpu().numpy()
+        if not np.isfinite(action).all():
+            raise EchelonError(
+                "agent: the plan's actions are not finite; neither is the model's action prior"
+            )
         self.now += 1
         return action if self._batched else action[0]
 

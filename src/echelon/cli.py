@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +17,7 @@ from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
 from echelon.demo import DemoConfig
 from echelon.presets import planner_for
 from echelon.progress import Progress
-from echelon.types import EchelonError
+from echelon.types import EchelonError, EchelonWarning
 
 if TYPE_CHECKING:
     from echelon.agent import Agent
@@ -316,6 +317,19 @@ def _planner(path: Path) -> tuple[PlannerConfig, ...]:
     )
 
 
+def _in_one_line(
+    message: Warning | str, category: type[Warning], *place: Any, **more: Any
+) -> None:
+    """A warning of ours, without the line of code that gave it."""
+    if issubclass(category, EchelonWarning):
+        print(f"echelon: warning: {message}", file=sys.stderr)
+    else:
+        _usual_warning(message, category, *place, **more)
+
+
+_usual_warning = warnings.showwarning
+
+
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise EchelonError(f"{path}: is there already; choose another name, or delete it")
@@ -331,7 +345,10 @@ def main(arguments: list[str] | None = None) -> int:
         command = tyro.extras.subcommand_cli_from_dict(
             subcommands, args=arguments, prog="echelon", description=__doc__
         )
-        command()
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", EchelonWarning)
+            warnings.showwarning = _in_one_line
+            command()
     except EchelonError as error:
         print(f"echelon: {error}", file=sys.stderr)
         return 2

@@ -320,6 +320,9 @@ class Hierarchy(nn.Module):
         super().__init__()
         self.config = config
         self.action_dim, self.proprio_dim = action_dim, proprio_dim
+        self.good_for: tuple[int | None, ...] = ()
+        """own steps to which each level was measured to predict better than no change and the mean;
+        None, or no entry, where nobody has measured"""
         levels: list[Level] = []
         if foreign is not None:
             levels.append(ForeignLevel(config, action_dim, foreign))
