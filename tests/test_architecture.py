@@ -24,7 +24,7 @@ FLOORS = (
     ("data", "models", "losses", "temporal", "geometry", "graph", "planning", "progress", "images"),
     (
         *("objective", "statistics", "checkpoint", "runlog", "signals", "trainer"),
-        *("scales", "proposal", "on_top", "limits"),
+        *("scales", "proposal", "on_top", "limits", "growth"),
     ),
     ("agent", "envs", "collect", "atlas", "nearest"),
     ("evaluation", "auto", "experiment", "diagnostics", "measure", "maze_task", "report"),

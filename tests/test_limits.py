@@ -64,7 +64,9 @@ def test_a_goal_from_the_data_gives_no_warning_and_noise_gives_one(
     agent = echelon.load(trained, (FINE, COARSE)[:levels])
     for x in np.linspace(0, 1, 30):
         agent.reset(frame(x))  # a warning would be an error here
-    with pytest.warns(EchelonWarning, match=r"the goal lies [\d.]+ from the nearest latent") as told:
+    with pytest.warns(
+        EchelonWarning, match=r"the goal lies [\d.]+ from the nearest latent"
+    ) as told:
         agent.reset(NOISE)
     away, usual = (float(word) for word in str(told[0].message).split() if word[0].isdigit())
     assert away > FAR * usual > 0
@@ -147,7 +149,15 @@ def test_the_command_line_says_a_warning_in_one_line(trained: Path, tmp_path: Pa
         imsave(tmp_path / f"{name}.png", image)
     settings = tmp_path / "planner.json"
     settings.write_text('[{"horizon": 99, "replan": 2}]')
-    command = [sys.executable, "-m", "echelon.cli", "plan", str(trained), "--planner", str(settings)]
+    command = [
+        sys.executable,
+        "-m",
+        "echelon.cli",
+        "plan",
+        str(trained),
+        "--planner",
+        str(settings),
+    ]
     command += ["--observation", str(tmp_path / "now.png"), "--goal", str(tmp_path / "noise.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["levels"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from echelon.checkpoint import load_model
 from echelon.config import PlannerConfig
+from echelon.growth import Growth, own_graphs
 from echelon.limits import warn_of_goals, warn_of_horizons
 from echelon.models.hierarchy import Hierarchy, Observation
 from echelon.planning.explain import explain
@@ -56,7 +57,8 @@ class Agent:
     """Plans for a batch of environments at once, from images to actions.
 
     ``agent.reset(goal)`` then ``agent.act(observation)`` each step; with or without a leading batch
-    dimension. Each environment is looked at when one of its own clocks has run out.
+    dimension. Each environment is looked at when one of its own clocks has run out, and where landmark
+    graphs grow (:mod:`echelon.growth`), all of them each time that those are shown the way.
     """
 
     model: Hierarchy
@@ -64,6 +66,8 @@ class Agent:
     seed: int = 0
     budget: Budget | None = None
     """of each call that plans; None plans as configured"""
+    growth: Growth = field(default_factory=Growth)
+    """what takes in the ways that environments go, where a level's landmark graph has spare slots"""
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
@@ -90,7 +94,8 @@ class Agent:
                 f"planner: {len(configs)} levels to plan at, but the model has {len(model.levels)}"
             )
         warn_of_horizons(model, configs)
-        return Agent(model, build(model.levels, configs, costs), seed, budget)
+        levels, growth = own_graphs(model.levels, configs)
+        return Agent(model, build(levels, configs, costs), seed, budget, growth)
 
     @torch.no_grad()
     def reset(self, goal: NDArray[np.uint8]) -> None:
@@ -106,6 +111,7 @@ class Agent:
         self.plan, self.spent = None, Spent.nothing(len(frames), self.device)
         self.now = 0
         self._seen: Tensor | None = None
+        self.growth.begin()
 
     @torch.no_grad()
     def act(
@@ -128,6 +134,8 @@ class Agent:
         self._seen = self._clip(self._seen, frames)
         self._observed = observed = {"pixels": self._seen} | self._proprio(proprio, count)
         self.spent = Spent.nothing(count, self.device)
+        if self.growth.due(self.now):
+            self._grow(observed)
         if self.plan is None:
             self.plan = self._look(observed, torch.arange(count, device=self.device), None)
         else:
@@ -164,11 +172,19 @@ class Agent:
             spent = int(total.macs.sum()) + encoding * len(rows)
             self._pace.learn(spent, time.perf_counter() - planning)
         self.spent = Spent(
-            self.spent.calls.index_copy(0, rows, total.calls),
-            self.spent.macs.index_copy(0, rows, total.macs + encoding),
-            time.perf_counter() - began,
+            self.spent.calls.index_add(0, rows, total.calls),
+            self.spent.macs.index_add(0, rows, total.macs + encoding),
+            self.spent.seconds + time.perf_counter() - began,
         )
         return plan
+
+    def _grow(self, observed: Observation) -> None:
+        """Show the graphs that grow where all environments are; encoding that is spent, too."""
+        began = time.perf_counter()
+        encoding = self._meter("see", self._see, tree_map(lambda x: x[:1], observed))
+        self.growth.add(self._see(observed), self.now)
+        seconds = time.perf_counter() - began
+        self.spent = Spent(self.spent.calls, self.spent.macs + encoding, seconds)
 
     def _afford(
         self, states: tuple[State, ...], goals: tuple[State, ...], encoding: int, began: float
@@ -232,6 +248,7 @@ class Agent:
         self.goals = tuple({k: v[chosen] for k, v in goal.items()} for goal in self.goals)
         self.plan = self.plan.select(chosen) if self.plan is not None else None
         self._seen = self._seen[chosen] if self._seen is not None else None
+        self.growth.keep(chosen)
 
     @torch.no_grad()
     def explain(self) -> dict[str, Any]:

@@ -317,9 +317,7 @@ def _planner(path: Path) -> tuple[PlannerConfig, ...]:
     )
 
 
-def _in_one_line(
-    message: Warning | str, category: type[Warning], *place: Any, **more: Any
-) -> None:
+def _in_one_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """A warning of ours, without the line of code that gave it."""
     if issubclass(category, EchelonWarning):
         print(f"echelon: warning: {message}", file=sys.stderr)

@@ -68,19 +68,15 @@ class Growth:
 def own_graphs(
     levels: Sequence[Level], configs: Sequence[PlannerConfig]
 ) -> tuple[list[Level], Growth]:
-    """The levels to plan with, level 0 first, those whose graphs grow as copies that share all but
-    the graph; and what makes them grow.
+    """The levels to plan with, level 0 first; and what grows their graphs. Those with a graph to grow
+    are copies that share every other part with the model's.
     """
     own, graphs = list(levels), dict[int, LandmarkGraph]()
     for index, config in enumerate(configs):
-        graph = levels[index].graph
-        if config.cost == "graph" and graph is not None and graph.config.spare:
-            own[index] = _with_own_graph(levels[index])
-            graphs[index] = own[index].graph  # type: ignore[assignment]
+        level, graph = levels[index], levels[index].graph
+        if config.cost != "graph" or graph is None or not graph.config.spare:
+            continue
+        graphs[index] = copy.deepcopy(graph)
+        shared = {id(part): part for part in (*level.children(), *level.buffers(recurse=False))}
+        own[index] = copy.deepcopy(level, shared | {id(graph): graphs[index]})
     return own, Growth(graphs)
-
-
-def _with_own_graph(level: Level) -> Level:
-    """The level with a copy of its graph; every other part is the very same."""
-    shared = (*level.children(), *level.buffers(recurse=False))
-    return copy.deepcopy(level, {id(part): part for part in shared if part is not level.graph})

@@ -177,8 +177,6 @@ class Level(nn.Module):
         self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model.encoder.grid)
         self.inverse: nn.Module = mlp(4 * config.latent_dim, 64, 1, self.action_dim)
         self.metric = head_for(config.distance, config.latent_dim)
-        self.graph: LandmarkGraph | None = None
-        self.set_landmarks(config.landmarks)
         for name, value in (("action_mean", 0.0), ("action_std", 1.0), ("prior_mean", 0.0)):
             self.register_buffer(name, torch.full((self.action_dim,), value))
         for name, value in (("prior_std", 1.0), ("prior_low", -1.0), ("prior_high", 1.0)):
@@ -191,6 +189,8 @@ class Level(nn.Module):
             below = model.levels[index - 1].latent_dim
             self.register_buffer("bank", torch.zeros(model.bank_size, config.latent_dim))
             self.register_buffer("bank_below", torch.zeros(model.bank_size, below))
+        self.graph: LandmarkGraph | None = None
+        self.set_landmarks(config.landmarks)
 
     def predict(self, state: LatentState, action: Tensor) -> LatentState:
         """``state [..., D], action [..., A] -> state [..., D]`` one step of this level later."""
@@ -321,8 +321,7 @@ class Hierarchy(nn.Module):
         self.config = config
         self.action_dim, self.proprio_dim = action_dim, proprio_dim
         self.good_for: tuple[int | None, ...] = ()
-        """own steps to which each level was measured to predict better than no change and the mean;
-        None, or no entry, where nobody has measured"""
+        """steps to which each level was measured to predict well, if it was; see `echelon.signals`"""
         levels: list[Level] = []
         if foreign is not None:
             levels.append(ForeignLevel(config, action_dim, foreign))

@@ -42,7 +42,9 @@ def cost_of(levels: Sequence[LevelModel], configs: Sequence[PlannerConfig], inde
     above = configs[index + 1] if index + 1 < len(configs) else None
     if above is not None and above.hand_down == "lift":
         if above.cost == "upper":
-            raise EchelonError("hand_down: 'lift' judges by a distance of the level's own, not 'upper'")
+            raise EchelonError(
+                "hand_down: 'lift' judges by a distance of the level's own, not 'upper'"
+            )
         distance = lifted(levels[index + 1], above.cost)
     elif config.cost == "upper":
         if index + 1 == len(levels):
