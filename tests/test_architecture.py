@@ -26,7 +26,7 @@ FLOORS = (
         *("objective", "statistics", "checkpoint", "runlog", "signals", "trainer"),
         *("scales", "proposal", "on_top", "limits", "growth"),
     ),
-    ("agent", "envs", "collect", "atlas", "nearest"),
+    ("agent", "envs", "collect", "atlas", "nearest", "decoder"),
     ("evaluation", "auto", "experiment", "diagnostics", "measure", "maze_task", "report"),
     ("demo", "bench", "cli"),
 )

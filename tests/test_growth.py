@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ class Plane(nn.Module):
 def walk(*corners: tuple[int, int]) -> np.ndarray:
     """[T, 2] the places on the way along some corners, at an even pace."""
     legs = [np.array([corners[0]])]
-    for a, b in zip(corners, corners[1:], strict=False):
+    for a, b in pairwise(corners):
         steps = abs(np.subtract(b, a)).max() // SPEED
         legs.append(np.linspace(a, b, steps + 1).round()[1:])
     return np.concatenate(legs).astype(np.uint8)

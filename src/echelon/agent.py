@@ -191,7 +191,7 @@ class Agent:
     ) -> tuple[float, Callable[[], bool]]:
         """The effort that the budget allows, and when to stop all the same."""
         budget, (count,) = self.budget, tree_leading(states[0])
-        if budget is None:
+        if budget is None or budget == Budget():
             return 1.0, never
 
         def macs(effort: float) -> int:

@@ -6,9 +6,11 @@ was measured to predict (`Hierarchy.good_for`). See :class:`echelon.types.Echelo
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,4 +81,21 @@ def unwarned() -> Generator[None]:
     """For measurements, which go beyond what a model is good for to see what happens."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EchelonWarning)
+        yield
+
+
+@contextmanager
+def in_one_line() -> Generator[None]:
+    """For a command line: warnings of ours without the line of code that gave them."""
+    usual = warnings.showwarning
+
+    def say(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, EchelonWarning):
+            print(f"echelon: warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", EchelonWarning)
+        warnings.showwarning = say
         yield
