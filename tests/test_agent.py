@@ -194,6 +194,13 @@ def test_a_budget_of_compute_is_kept_and_used(levels: int) -> None:
                 assert int(agent.spent.macs[0]) > 0.75 * share * whole
 
 
+def test_a_budget_without_bounds_is_none() -> None:
+    model = make_model()
+    usual, free = Agent.of(model, CONFIGS[:2]), Agent.of(model, CONFIGS[:2], budget=Budget())
+    assert np.array_equal(drive(usual), drive(free))
+    assert torch.equal(usual.spent.macs, free.spent.macs)
+
+
 def test_the_least_that_a_budget_can_be_is_told() -> None:
     model = make_model(2)
     agent = Agent.of(model, CONFIGS[:2], budget=Budget(tflops=1e-12))

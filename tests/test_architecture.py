@@ -24,9 +24,9 @@ FLOORS = (
     ("data", "models", "losses", "temporal", "geometry", "graph", "planning", "progress", "images"),
     (
         *("objective", "statistics", "checkpoint", "runlog", "signals", "trainer"),
-        *("scales", "proposal", "on_top"),
+        *("scales", "proposal", "on_top", "limits", "growth"),
     ),
-    ("agent", "envs", "collect", "atlas", "nearest"),
+    ("agent", "envs", "collect", "atlas", "nearest", "decoder"),
     ("evaluation", "auto", "experiment", "diagnostics", "measure", "maze_task", "report"),
     ("demo", "bench", "cli"),
 )

@@ -32,7 +32,10 @@ from echelon.records import load
 from echelon.runlog import RunLog
 from echelon.schema import read
 
-COMMANDS = ("demo", "collect", "train", "evaluate", "plan", "report", "scales", "inspect", "bench")
+COMMANDS = (
+    *("demo", "collect", "train", "evaluate", "plan", "decoder", "report", "scales", "inspect"),
+    "bench",
+)
 TRAIN = [
     option
     for line in (
@@ -129,6 +132,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("train",), "hidden units of the predictor"),
         (("evaluate",), "level 0 first"),
         (("plan",), "PNG of the goal"),
+        (("decoder",), "numbers that a patch is drawn from"),
         (("report",), "report.html"),
         (("scales",), "depth and strides"),
         (("inspect",), "checksum"),

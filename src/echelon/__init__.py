@@ -5,12 +5,20 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 from echelon.agent import Agent, load
-from echelon.types import EchelonError
+from echelon.types import EchelonError, EchelonWarning
 
 if TYPE_CHECKING:
     from echelon.on_top import load_on_top_of, on_top_of
 
-__all__ = ["Agent", "EchelonError", "__version__", "load", "load_on_top_of", "on_top_of"]
+__all__ = [
+    "Agent",
+    "EchelonError",
+    "EchelonWarning",
+    "__version__",
+    "load",
+    "load_on_top_of",
+    "on_top_of",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from echelon.checkpoint import load_model
 from echelon.config import PlannerConfig, Precision, faster
+from echelon.growth import Growth, own_graphs
+from echelon.limits import warn_of_goals, warn_of_horizons
 from echelon.models.hierarchy import Hierarchy, Observation
 from echelon.models.precision import in_precision
 from echelon.planning.explain import explain
@@ -25,7 +27,6 @@ from echelon.presets import planner_for
 from echelon.types import (
     Cost,
     EchelonError,
-    LevelModel,
     Plan,
     Spent,
     State,
@@ -62,7 +63,8 @@ class Agent:
     """Plans for a batch of environments at once, from images to actions.
 
     ``agent.reset(goal)`` then ``agent.act(observation)`` each step; with or without a leading batch
-    dimension. Each environment is looked at when one of its own clocks has run out.
+    dimension. Each environment is looked at when one of its own clocks has run out, and where landmark
+    graphs grow (:mod:`echelon.growth`), all of them each time that those are shown the way.
     """
 
     model: Hierarchy
@@ -70,6 +72,8 @@ class Agent:
     seed: int = 0
     budget: Budget | None = None
     """of each call that plans; None plans as configured"""
+    growth: Growth = field(default_factory=Growth)
+    """what takes in the ways that environments go, where a level's landmark graph has spare slots"""
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
@@ -88,27 +92,35 @@ class Agent:
         costs: Sequence[Cost] = (),
         budget: Budget | None = None,
     ) -> Agent:
-        """An agent that plans at as many levels as there are `configs`, level 0 first."""
+        """An agent that plans at as many levels as there are `configs`, level 0 first. Warns where
+        one looks farther ahead than it was measured to predict.
+        """
         if len(configs) > len(model.levels):
             raise EchelonError(
                 f"planner: {len(configs)} levels to plan at, but the model has {len(model.levels)}"
             )
-        levels: list[LevelModel] = [*model.levels]
-        for index, config in enumerate(configs):
-            levels[index] = in_precision(model.levels[index], config.precision)
-        return Agent(model, build(levels, configs, costs), seed, budget)
+        warn_of_horizons(model, configs)
+        own, growth = own_graphs(model.levels, configs)
+        levels = [
+            in_precision(*part) for part in zip(own, (c.precision for c in configs), strict=False)
+        ]
+        return Agent(model, build(levels, configs, costs), seed, budget, growth)
 
     @torch.no_grad()
     def reset(self, goal: NDArray[np.uint8]) -> None:
-        """Begin an episode towards a goal image ``[H, W, 3]``, or one a batch ``[B, H, W, 3]``."""
+        """Begin an episode towards a goal image ``[H, W, 3]``, or one a batch ``[B, H, W, 3]``. Warns
+        of goals that are far from all that was seen in training.
+        """
         self._batched = goal.ndim == 4
         frames = self._frames(goal)
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
         seen = self._see({"pixels": self._clip(None, frames)})
+        warn_of_goals(self.model, seen[0]["z"])
         self.goals = tuple({"z": state["z"]} for state in seen)
         self.plan, self.spent = None, Spent.nothing(len(frames), self.device)
         self.now = 0
         self._seen: Tensor | None = None
+        self.growth.begin()
 
     @torch.no_grad()
     def act(
@@ -131,6 +143,8 @@ class Agent:
         self._seen = self._clip(self._seen, frames)
         self._observed = observed = {"pixels": self._seen} | self._proprio(proprio, count)
         self.spent = Spent.nothing(count, self.device)
+        if self.growth.due(self.now):
+            self._grow(observed)
         if self.plan is None:
             self.plan = self._look(observed, torch.arange(count, device=self.device), None)
         else:
@@ -143,6 +157,10 @@ class Agent:
         lowest = self.plan.lowest
         step = (self.now - lowest.made)[:, None, None]
         action = lowest.actions.take_along_dim(step, 1)[:, 0].cpu().numpy()
+        if not np.isfinite(action).all():
+            raise EchelonError(
+                "agent: the plan's actions are not finite; neither is the model's action prior"
+            )
         self.now += 1
         return action if self._batched else action[0]
 
@@ -163,18 +181,26 @@ class Agent:
             spent = int(total.macs.sum()) + encoding * len(rows)
             self._pace.learn(spent, time.perf_counter() - planning)
         self.spent = Spent(
-            self.spent.calls.index_copy(0, rows, total.calls),
-            self.spent.macs.index_copy(0, rows, total.macs + encoding),
-            time.perf_counter() - began,
+            self.spent.calls.index_add(0, rows, total.calls),
+            self.spent.macs.index_add(0, rows, total.macs + encoding),
+            self.spent.seconds + time.perf_counter() - began,
         )
         return plan
+
+    def _grow(self, observed: Observation) -> None:
+        """Show the graphs that grow where all environments are; encoding that is spent, too."""
+        began = time.perf_counter()
+        encoding = self._meter("see", self._see, tree_map(lambda x: x[:1], observed))
+        self.growth.add(self._see(observed), self.now)
+        seconds = time.perf_counter() - began
+        self.spent = Spent(self.spent.calls, self.spent.macs + encoding, seconds)
 
     def _afford(
         self, states: tuple[State, ...], goals: tuple[State, ...], encoding: int, began: float
     ) -> tuple[float, Callable[[], bool]]:
         """The effort that the budget allows, and when to stop all the same."""
         budget, (count,) = self.budget, tree_leading(states[0])
-        if budget is None:
+        if budget is None or budget == Budget():
             return 1.0, never
 
         def macs(effort: float) -> int:
@@ -234,6 +260,7 @@ class Agent:
         self.goals = tuple({k: v[chosen] for k, v in goal.items()} for goal in self.goals)
         self.plan = self.plan.select(chosen) if self.plan is not None else None
         self._seen = self._seen[chosen] if self._seen is not None else None
+        self.growth.keep(chosen)
 
     @torch.no_grad()
     def explain(self) -> dict[str, Any]:

@@ -37,7 +37,11 @@ class _Header:
 
 
 def save_model(path: Path, model: Hierarchy, about: dict[str, Any]) -> None:
-    """Write a checkpoint atomically; `about` is any JSON that should stay with it."""
+    """Write a checkpoint atomically; `about` is any JSON that should stay with it. How far the model
+    was measured to be good for joins it there.
+    """
+    if model.good_for:
+        about = about | {"good_for": list(model.good_for)}
     header = {
         "format": FORMAT_VERSION,
         "model": to_dict(model.config),
@@ -62,6 +66,7 @@ def load_model(
     _check_foreign(Path(path), header, foreign)
     model = Hierarchy(header.model, header.action_dim, header.proprio_dim, foreign)
     fill(model, tensors, Path(path))
+    model.good_for = tuple(header.about.get("good_for", ()))
     return model.to(device).eval()
 
 

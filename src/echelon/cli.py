@@ -13,14 +13,17 @@ import tyro
 from echelon import schema
 from echelon.collect import CollectConfig, collect
 from echelon.config import ModelConfig, PlannerConfig, Precision, TrainConfig, faster, to_dict
+from echelon.decoder import DecoderConfig
 from echelon.demo import DemoConfig
+from echelon.limits import in_one_line
 from echelon.presets import planner_for
 from echelon.progress import Progress
 from echelon.types import EchelonError
 
 if TYPE_CHECKING:
-    from echelon.agent import Agent
     from echelon.data.episodes import Episodes
+    from echelon.decoder import Decoder as Drawer
+    from echelon.models.hierarchy import Hierarchy
 
 Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")
@@ -225,6 +228,8 @@ class Plan:
     """PNG to draw the plan into"""
     episodes: Path | None = None
     """HDF5 file whose frames stand for predicted states in the picture"""
+    decoder: Path | None = None
+    """file of 'echelon decoder', which draws predicted states into the picture"""
     budget_tflops: float | None = None
     """2 x multiply-accumulates that the plan may take, in 1e12; searches are scaled to it"""
     budget_ms: float | None = None
@@ -238,12 +243,17 @@ class Plan:
     def __call__(self) -> None:
         from echelon.agent import Agent
         from echelon.checkpoint import load_model
+        from echelon.decoder import load_decoder
         from echelon.images import read_png
         from echelon.planning.ledger import Budget
+        from echelon.report.plan import plan_picture
 
         if self.episodes and not self.picture:
             raise EchelonError("episodes: are looked through for the picture; give --picture too")
+        if self.decoder and not self.picture:
+            raise EchelonError("decoder: draws into the picture; give --picture too")
         model = load_model(self.checkpoint)
+        decoder = load_decoder(self.decoder, model) if self.decoder else None
         settings = _planner(self.planner) if self.planner else planner_for(model.config)
         settings = faster(settings, self.precision, self.compile)
         budget = Budget(self.budget_tflops, self.budget_ms)
@@ -253,22 +263,52 @@ class Plan:
         agent.act(observation)
         found = agent.explain()
         if self.picture:
-            self._draw(self.picture, agent, found["levels"], observation, goal)
+            images = self._images(model, found["levels"], decoder)
+            plan_picture(found["levels"], observation, goal, images, self.picture)
         print(json.dumps(found, indent=1))
 
-    def _draw(self, out: Path, agent: Agent, levels: Any, observation: Any, goal: Any) -> None:
+    def _images(self, model: Hierarchy, levels: Any, decoder: Drawer | None) -> dict[str, Any]:
+        """What stands for the predicted states of the upper levels, or of the only one."""
         import torch
 
         from echelon.data.episodes import Episodes
+        from echelon.decoder import decoded
         from echelon.nearest import nearest_frames
-        from echelon.report.plan import plan_picture
 
-        frames: dict[int, Any] = {}
+        shown = [level for level in levels if level["level"]] or levels
+        latents = {level["level"]: torch.tensor(level["predicted"]) for level in shown}
+        rows: dict[str, Any] = {}
         if self.episodes:
-            shown = [level for level in levels if level["level"]] or levels
-            latents = {level["level"]: torch.tensor(level["predicted"]) for level in shown}
-            frames = nearest_frames(agent.model, Episodes.open(self.episodes), latents)
-        plan_picture(levels, observation, goal, frames, out)
+            rows["nearest frame"] = nearest_frames(model, Episodes.open(self.episodes), latents)
+        if decoder:
+            rows["decoded"] = decoded(decoder, model, latents)
+        return rows
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Fit a decoder of images to a trained model, to draw plans with ('echelon plan --decoder'). It
+    takes a minute or two; stopped by Ctrl-C, it leaves nothing, and begins again.
+    """
+
+    checkpoint: Positional[Path]
+    data: Path
+    """HDF5 file of episodes like those that the model was trained on"""
+    out: Path | None = None
+    """file to write; None is decoder.safetensors beside the checkpoint"""
+    config: Annotated[DecoderConfig, Flat] = field(default_factory=DecoderConfig)
+
+    def __call__(self) -> None:
+        from echelon.checkpoint import load_model
+        from echelon.data.episodes import Episodes
+        from echelon.decoder import fit_decoder, save_decoder
+
+        out = self.out or self.checkpoint.with_name("decoder.safetensors")
+        _refuse_existing(out)
+        model, episodes = load_model(self.checkpoint), Episodes.open(self.data)
+        decoder, fitted = fit_decoder(model, episodes, self.config, Progress())
+        save_decoder(out, decoder, model, self.config)
+        print(f"{fitted.in_words()}\n{out}")
 
 
 @dataclass(frozen=True)
@@ -336,13 +376,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; 0, or 2 for a user's mistake, or 130 for Ctrl-C."""
     from echelon.bench import Bench
 
-    commands = (Demo, Collect, Train, Evaluate, Plan, Report, Scales, Inspect, Bench)
+    commands = (Demo, Collect, Train, Evaluate, Plan, Decoder, Report, Scales, Inspect, Bench)
     subcommands = {command.__name__.lower(): command for command in commands}
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             subcommands, args=arguments, prog="echelon", description=__doc__
         )
-        command()
+        with in_one_line():
+            command()
     except EchelonError as error:
         print(f"echelon: {error}", file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ from echelon.config import PlannerConfig, to_dict
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
 from echelon.envs.point_maze import PointMaze
+from echelon.limits import unwarned
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.records import Dataset, Record
@@ -146,8 +147,9 @@ def run_trials(
         out.paths.append([_place(env)])
         out.subgoals.append([])
         out.success[len(out.paths) - 1] = info["success"]
-    actor = _Actor(model, method, seed)
-    actor.reset(np.stack(goals))
+    with unwarned():
+        actor = _Actor(model, method, seed)
+        actor.reset(np.stack(goals))
     active = np.arange(count)
     with progress.task(f"{method.method} {method.setting}", budget) as advance:
         for step in range(budget):

@@ -33,6 +33,7 @@ from echelon.evaluation import (
     traces,
 )
 from echelon.files import read_json, write_atomically, write_json
+from echelon.limits import warn_of_horizons
 from echelon.models.hierarchy import Hierarchy
 from echelon.presets import FlatSetting, planner_for, settings_for
 from echelon.progress import Progress
@@ -217,6 +218,8 @@ def evaluate_checkpoint(
             f"{path}: was not trained on point-maze episodes, so there is no task to evaluate it on; "
             "drive your own environment with an Agent"
         )
+    for levels in planners.values():
+        warn_of_horizons(model, levels)
     layout = np.array(meta["layout"], np.int8)
     methods = [
         Method("flat" if len(levels) == 1 else "hierarchical", name, tuple(levels))

@@ -127,8 +127,8 @@ def _rms(error: Tensor) -> float:
     return error.square().mean().sqrt().item()
 
 
-def in_words(level: int, found: dict[str, float]) -> str:
-    """One line of what the signals say of a level."""
+def good_for(level: int, found: dict[str, float]) -> int | None:
+    """Steps to which a level predicts better than no change and the mean; None if none was measured."""
     steps = [int(k.split("/")[2]) for k in found if k.startswith(f"level{level}/open_loop/")]
     better = [
         k
@@ -136,7 +136,12 @@ def in_words(level: int, found: dict[str, float]) -> str:
         if found[f"level{level}/open_loop/{k}"]
         < min(found[f"level{level}/no_change/{k}"], found[f"level{level}/mean"])
     ]
-    last = max(better, default=0)
+    return max(better, default=0) if steps else None
+
+
+def in_words(level: int, found: dict[str, float]) -> str:
+    """One line of what the signals say of a level."""
+    last = good_for(level, found) or 0
     says = [f"  level {level}: predicts better than no change and the mean to {last} steps"]
     for name in ("time_correlation", "sign_agreement"):
         if (value := found.get(f"level{level}/{name}")) is not None:

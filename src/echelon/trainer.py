@@ -29,7 +29,7 @@ from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective, tubelets
 from echelon.progress import Progress
 from echelon.runlog import RunLog
-from echelon.signals import Signals, Task, in_words
+from echelon.signals import Signals, Task, good_for, in_words
 from echelon.types import EchelonError, tree_map
 
 
@@ -103,12 +103,11 @@ class Trainer:
         for index in range(first, len(self.config.stages)):
             self._stage(index, step if index == first else 0, progress)
         statistics.fit_search(self.model.eval(), self.episodes, self.train_ids, self.config.seed)
+        every = tuple(range(len(self.model.levels)))
+        found = self._signals(self.model, every)
+        self.model.good_for = tuple(good_for(level, found) for level in every)
         if self.fabric.is_global_zero:
-            about = {
-                **self.sources,
-                "meta": self.episodes.meta,
-                "train": to_dict(self.config),
-            }
+            about = {**self.sources, "meta": self.episodes.meta, "train": to_dict(self.config)}
             checkpoint.save_model(self.checkpoint, self.model, about)
             self._training_file.unlink(missing_ok=True)
         return self.model.eval()

@@ -43,6 +43,10 @@ class EchelonError(Exception):
     """A user's mistake, told in one line that says how to mend it. The command line exits with 2."""
 
 
+class EchelonWarning(UserWarning):
+    """What is asked for goes beyond what a model is known to be good for; it is done all the same."""
+
+
 def tree_map(function: Callable[..., Any], *trees: State) -> Any:
     """Apply `function` to the tensors that stand at the same place of every tree."""
     first = trees[0]

@@ -301,6 +301,8 @@ class Hierarchy(nn.Module):
         super().__init__()
         self.config = config
         self.action_dim, self.proprio_dim = action_dim, proprio_dim
+        self.good_for: tuple[int | None, ...] = ()
+        """steps to which each level was measured to predict well, if it was; see `echelon.signals`"""
         levels: list[Level] = []
         if foreign is not None:
             levels.append(ForeignLevel(config, action_dim, foreign))

@@ -122,6 +122,10 @@ class LandmarkGraph(nn.Module):
         self._measure_longest()
         return True
 
+    def knows(self, z: Tensor) -> bool:
+        """Whether ``z [D]`` lies within `reach` of a landmark."""
+        return bool(torch.linalg.vector_norm(z - self.landmarks[self._nearest(z)]) <= self.reach)
+
     def _nearest(self, z: Tensor) -> int:
         """The landmark nearest to ``z [D]``."""
         apart = (z - self.landmarks).square().sum(-1).masked_fill(~self.used, torch.inf)

@@ -184,16 +184,17 @@ class Planner:
         old: Plan | None,
         search: Search,
     ) -> Plan:
-        """Plans that hand down the goal, and mean to stay where they are."""
+        """Plans that hand down the goal, and would else go on as before."""
         state, (batch,) = states[-1], tree_leading(states[-1])
         start, _ = self._start(batch, old, search.now)
-        stay = tree_map(lambda x: x[:, None].expand(-1, self.config.horizon, *x.shape[1:]), state)
+        ahead = tree_map(lambda x: x[:, 0], self.roll_out(state, start[:, None]))
         time = torch.full_like(away, search.now, dtype=torch.int64)
         direct = torch.ones_like(away, dtype=torch.bool)
-        spent = Spent.nothing(batch, away.device)
+        macs = self.prices.way(state, start[:, None])
+        spent = spent_on(batch, self.config.horizon, macs, away.device)
         below = None if old is None else old.below
         aim = torch.zeros_like(time)
-        return Plan(start, stay, away, goals, time, aim, time, away, direct, spent, below)
+        return Plan(start, ahead, away, goals, time, aim, time, away, direct, spent, below)
 
     def find(
         self,
@@ -212,8 +213,8 @@ class Planner:
 
         def objective(actions: Tensor) -> Tensor:
             rounds.append(actions.shape[1] * (3 if actions.requires_grad else 1))
-            plain = actions.requires_grad or self.compiled is None
-            return (self.evaluate if plain else self.compiled)(state, goal, actions)
+            compiled = None if actions.requires_grad else self.compiled
+            return (compiled or self.evaluate)(state, goal, actions)
 
         optimizer = self.optimizer if search.effort == 1 else self.optimizer.scaled(search.effort)
         actions, cost = optimizer.minimize(

@@ -36,10 +36,15 @@ class Prices:
         )
         fixed, each = 2 * first - second, second - first
         macs = len(rounds) * fixed + sum(rounds) * each
-        macs += kept * self._meter("roll out", planner.roll_out, here, one)
+        macs += kept * self.way(state, actions)
         if planner.below is None:
             return macs
         return macs + self.gap(state) + self.along(state, goal, horizon)
+
+    def way(self, state: State, actions: Tensor) -> int:
+        """Of one rollout."""
+        here, one = tree_map(lambda x: x[:1], (state, actions[:, :1]))
+        return self._meter("roll out", self._planner.roll_out, here, one)
 
     def gap(self, state: State) -> int:
         """Of one place from another, as they are predicted: a goal may say more, and take less."""

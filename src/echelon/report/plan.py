@@ -19,16 +19,22 @@ def plan_picture(
     levels: Sequence[Mapping[str, Any]],
     observation: Image,
     goal: Image,
-    frames: Mapping[int, Sequence[Image]],
+    shown: Mapping[str, Mapping[int, Sequence[Image]]],
     out: Path,
 ) -> Path:
     """Write a PNG and return its path.
 
     levels: as `Agent.explain` gives them, the highest first.
-    frames: by level, what the data shows nearest to each predicted state; none leaves the row out.
+    shown: images that stand for each predicted state, by what they are called, then by level; there
+        is a row for each.
     """
-    rows = [level for level in levels if level["level"] in frames]
-    widest = max((len(frames[row["level"]]) for row in rows), default=0)
+    rows = [
+        (level, name, images[level["level"]])
+        for level in levels
+        for name, images in shown.items()
+        if level["level"] in images
+    ]
+    widest = max((len(images) for _, _, images in rows), default=0)
     columns = max(4, 2 + widest)
     made: Figure = mpl_figure.Figure(
         figsize=(1.7 * columns + 1.2, 2.2 * max(1, len(rows)) + 3.6),
@@ -41,8 +47,11 @@ def plan_picture(
         axes.axis("off")
     _show(grid[0][0], observation, "now")
     _show(grid[0][-1], goal, "goal")
-    for axes_row, level in zip(grid, rows, strict=False):
-        _subgoals(axes_row[1:-1], level, frames[level["level"]])
+    for axes_row, (level, name, images) in zip(grid, rows, strict=False):
+        _subgoals(axes_row[1:-1], level, images)
+        left = axes_row[1]
+        beside = {"rotation": 90, "ha": "right", "va": "center", "transform": left.transAxes}
+        left.text(-0.05, 0.5, name, fontsize=10, color=LIGHT["soft"], **beside)
     ways: Any = below.subplots(1, len(levels) + 1, width_ratios=[1.0] * len(levels) + [0.9])
     for axes, level in zip(ways, levels, strict=False):
         _way(axes, level)
