@@ -115,7 +115,7 @@ class PlannerConfig:
     precision: Precision = "float32"
     """of the products in this level's predictor, which then has a copy of its weights; states and costs
     stay float32. bfloat16 is for hardware that multiplies it: a GPU, a CPU with AMX or AVX512-BF16;
-    on one that does not, it took seven times as long"""
+    on one that does not, plans took more than five times as long"""
     compile: bool = False
     """evaluate candidates by compiled code, on a GPU by CUDA graphs, where the horizon is at most 32
     steps and there is a compiler. On a CPU a plan takes about a fifth less time, and the first ones
