@@ -33,7 +33,6 @@ from echelon.types import (
     LevelModel,
     Optimizer,
     Plan,
-    Spent,
     State,
     never,
     tree_at,
