@@ -27,6 +27,7 @@ from echelon.presets import planner_for
 from echelon.types import (
     Cost,
     EchelonError,
+    LevelModel,
     Plan,
     Spent,
     State,
@@ -101,9 +102,9 @@ class Agent:
             )
         warn_of_horizons(model, configs)
         own, growth = own_graphs(model.levels, configs)
-        levels = [
-            in_precision(*part) for part in zip(own, (c.precision for c in configs), strict=False)
-        ]
+        levels: list[LevelModel] = [*own]
+        for index, config in enumerate(configs):
+            levels[index] = in_precision(own[index], config.precision)
         return Agent(model, build(levels, configs, costs), seed, budget, growth)
 
     @torch.no_grad()
