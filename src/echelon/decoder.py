@@ -161,9 +161,8 @@ def _loss(decoder: Decoder, z: Tensor, seen: Tensor) -> Tensor:
 
 def _rows(episodes: Episodes, ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """Rows of frames of some episodes, evenly picked."""
-    every = np.concatenate(
-        [np.arange(episodes.offsets[i], episodes.offsets[i] + episodes.lengths[i]) for i in ids]
-    )
+    spans = zip(episodes.offsets[ids], episodes.lengths[ids], strict=True)
+    every = np.concatenate([np.arange(first, first + length) for first, length in spans])
     return every[:: math.ceil(len(every) / most)]
 
 
