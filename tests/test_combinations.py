@@ -31,6 +31,9 @@ from echelon.data.episodes import Episodes
 from echelon.progress import Progress
 from echelon.trainer import Trainer, _trained_parameters
 
+# Two steps of training teach nothing, and what a model is good for is said elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore::echelon.EchelonWarning")
+
 FINE, ABOVE = model_config(2).levels
 NEXT = replace(ABOVE, stride=2)
 SHARED = replace(ABOVE, latent="shared", latent_dim=4)

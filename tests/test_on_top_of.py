@@ -173,6 +173,7 @@ def test_flat_planning_is_the_models_own_steps(finished: tuple[Any, ...]) -> Non
             before = z
 
 
+@pytest.mark.filterwarnings("ignore:planner:echelon.EchelonWarning")
 def test_plans_with_one_and_two_levels(finished: tuple[Any, ...]) -> None:
     _, _, hierarchy, _ = finished
     for levels in (1, 2):
@@ -187,6 +188,7 @@ def test_plans_with_one_and_two_levels(finished: tuple[Any, ...]) -> None:
         assert agent.act(frame(0.4)[None]).shape == (1, 1)
 
 
+@pytest.mark.filterwarnings("ignore:planner:echelon.EchelonWarning")
 def test_the_model_is_not_planned_with_in_another_precision(finished: tuple[Any, ...]) -> None:
     _, _, hierarchy, _ = finished
     planner = Agent.of(hierarchy, faster(CONFIGS[:2], "bfloat16")).planner
@@ -195,6 +197,7 @@ def test_the_model_is_not_planned_with_in_another_precision(finished: tuple[Any,
     assert planner.below.level is hierarchy.levels[0]
 
 
+@pytest.mark.filterwarnings("ignore:planner:echelon.EchelonWarning")
 def test_what_the_model_spends_is_counted(finished: tuple[Any, ...]) -> None:
     model, _, hierarchy, _ = finished
     agent = Agent.of(hierarchy, CONFIGS[:1])

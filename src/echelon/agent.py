@@ -100,12 +100,13 @@ class Agent:
             raise EchelonError(
                 f"planner: {len(configs)} levels to plan at, but the model has {len(model.levels)}"
             )
-        warn_of_horizons(model, configs)
         own, growth = own_graphs(model.levels, configs)
         levels: list[LevelModel] = [*own]
         for index, config in enumerate(configs):
             levels[index] = in_precision(own[index], config.precision)
-        return Agent(model, build(levels, configs, costs), seed, budget, growth)
+        agent = Agent(model, build(levels, configs, costs), seed, budget, growth)
+        warn_of_horizons(model, configs)
+        return agent
 
     @torch.no_grad()
     def reset(self, goal: NDArray[np.uint8]) -> None:
