@@ -243,6 +243,20 @@ def test_terms_of_the_shortest_window(kind: Any) -> None:
         assert term.isfinite()
 
 
+def test_long_windows_teach_no_more_than_a_head_has_use_for() -> None:
+    """8192 frames at most: of windows of 2730 frames three, of those a frame longer two."""
+    options = config("quasimetric")
+    head = head_for(options, 3)
+    assert head is not None
+    z = torch.randn(5, 2731, 3)
+
+    def excess(windows: Tensor) -> float:
+        return temporal.distance_terms(head, windows, options)["distance_excess"].item()
+
+    assert excess(z) == excess(z[:2]) != excess(z[:, :-1])
+    assert excess(z[:, :-1]) == excess(z[:3, :-1]) != excess(z[:2, :-1])
+
+
 def test_gaps_longer_than_the_window() -> None:
     options = config("quasimetric", gaps=(5, 9))
     head = head_for(options, 3)

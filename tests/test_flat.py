@@ -258,6 +258,7 @@ def test_the_weights_are_those_of_the_flat_model(
     assert count == sum(p.numel() for p in flat.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:planner:echelon.EchelonWarning")
 def test_the_actions_are_those_of_the_flat_planner(
     both: Both,
 ) -> None:

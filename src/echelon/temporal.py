@@ -22,6 +22,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 SHARPNESS = 8.0
 """of the soft limit on how far random pairs are pushed apart: ``softplus(8 - 8 d / horizon)``"""
+FRAMES = 8192
+"""of a batch that a head learns from at most: long windows hold more pairs than it has use for"""
 GROUP = 64
 """windows among which the contrastive form compares every start with every goal"""
 
@@ -45,7 +47,7 @@ def distance_terms(head: Head, z: Tensor, config: DistanceConfig) -> dict[str, T
     """
     if config.kind == "latent":
         return {}
-    points = head.embed(z)
+    points = head.embed(z[: max(2, FRAMES // z.shape[1])])
     if config.kind == "quasimetric":
         terms = {
             "distance_apart": apart(head.between, points, config.horizon),
