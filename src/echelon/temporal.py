@@ -22,7 +22,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 SHARPNESS = 8.0
 """of the soft limit on how far random pairs are pushed apart: ``softplus(8 - 8 d / horizon)``"""
-FRAMES = 8192
+FRAMES = 2048
 """of a batch that a head learns from at most: long windows hold more pairs than it has use for"""
 GROUP = 64
 """windows among which the contrastive form compares every start with every goal"""
