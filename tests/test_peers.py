@@ -24,7 +24,7 @@ from echelon.report import read_section
 from echelon.types import EchelonError
 
 ROOT = Path(__file__).parent.parent
-SIZE = Size(environments=3, candidates=16, iterations=4, elites=4, horizon=5)
+SIZE = Size(environments=3, candidates=16, iterations=4, elites=4, horizon=5, goals="smooth")
 
 
 @pytest.fixture
@@ -183,6 +183,16 @@ def test_pytorch_mppi_refines_one_plan(task: Task, monkeypatch: pytest.MonkeyPat
     assert torch.equal(actions, torch.ones(3, 5, 2))  # 0.5 and four rounds, within bounds
 
 
+def test_goals_are_known_or_can_be_reached(level: Level) -> None:
+    known = Task.of(level, replace(SIZE, goals="known"), 0)
+    assert all((row == level.after).all(-1).any() for row in known.goal["z"])
+    smooth = Task.of(level, SIZE, 0)
+    white = Task.of(level, replace(SIZE, goals="white"), 0)
+    assert torch.equal(smooth.state["z"], white.state["z"])
+    gone = [(task.goal["z"] - task.state["z"]).norm() for task in (smooth, white)]
+    assert gone[0] > gone[1] > 0  # actions that agree with one another lead further
+
+
 def missing() -> None:
     raise ImportError
 
@@ -194,7 +204,19 @@ def test_the_command_writes_record_and_page(
     checkpoint.save_model(path, Hierarchy(model_config(), 2), {})
     needed = {name: (missing, how) for name, (_, how) in peer_planners.NEEDED.items()}
     monkeypatch.setattr(peer_planners, "NEEDED", needed)
-    asked = Peers(path, 3, (16, 8), (4, 1), (4, 2), (5, 2), 2, 0, tmp_path / "peers.json", page)
+    asked = Peers(
+        path,
+        3,
+        (16, 8),
+        (4, 1),
+        (4, 2),
+        (5, 2),
+        ("known", "white"),
+        2,
+        0,
+        tmp_path / "peers.json",
+        page,
+    )
     asked()
     err = capsys.readouterr().err
     assert "stable-worldmodel is left out" in err
@@ -224,9 +246,8 @@ def test_times_are_taken_in_turns(task: Task) -> None:
         Entry(name, "plain", lambda task, temperature, name=name: make(name)) for name in "abc"
     ]
     found = measure(task, entries, 3, Progress(quiet=True))
-    assert (
-        "".join(order) == 2 * "abc" + "abc" + "bca" + "cab"
-    )  # to warm up and to count, then turns
+    chosen, spent = "aabbcc", "abc"
+    assert "".join(order) == chosen + spent + "abc" + "bca" + "cab"
     assert [row["planner"] for row in found["planners"]] == ["a", "b", "c"]
     assert len({row["cost"] for row in found["planners"]}) == 1
 
@@ -237,7 +258,7 @@ def test_mistakes_are_told_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(EchelonError, match="at least 1"):
         Peers(repeats=0)
     with pytest.raises(EchelonError, match="elites: 2 or more"):
-        Peers(elites=(1, 30))
+        Peers(elites=(1, 8, 8, 30))
     with pytest.raises(EchelonError, match="cannot be read"):
         Peers(page=tmp_path / "absent.md")()
     config = model_config(1)
