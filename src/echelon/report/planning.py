@@ -29,7 +29,7 @@ def costs_by_levels(records: Sequence[Record], figures: Figures) -> str:
     """Success, compute and sign agreement of every cell, a table a maze and split; then the paired
     tests of each hierarchy against flat planning on its cost.
     """
-    parts: list[str] = []
+    parts = ["![Success against compute](planning.png)", ""]
     for maze, pooled in _by_maze(records):
         here = [f for f in figures if f["maze"] == maze]
         for split in sorted({p.split for p in pooled}, key=split_key):

@@ -80,11 +80,11 @@ def show(out: Path, page: Path) -> None:
 
 
 def shown(out: Path, study: str) -> str:
-    """A section of the page, from the results in a folder; empty where there are none yet."""
+    """A section of the page, from the results in a folder."""
     path = out / f"{study}-figures.json"
     figures = read_json(path) if path.exists() else []
     records = _records(out, study)
-    return TABLES[study](records, figures).strip("\n") if records else ""
+    return TABLES[study](records, figures).strip("\n") if records else "Not measured yet."
 
 
 def _records(out: Path, study: str) -> list[Record]:
