@@ -91,7 +91,7 @@ def test_pixels_go_where_they_belong() -> None:
             parameter.zero_()
         pixels = torch.zeros(8, 8, 3)
         pixels[1, 2, 0] = 1.0
-        decoder.network[-1].bias.copy_(pixels.flatten())  # type: ignore[union-attr]
+        decoder.network[-1].bias.copy_(pixels.flatten())
     drawn = decoder(torch.zeros(1, 2))[0]
     assert drawn.nonzero().tolist() == [[r, c, 0] for r in (1, 9) for c in (2, 10)]
     assert Decoder(2, 20, 4, 4)(torch.zeros(3, 2)).shape == (3, 20, 20, 3)
@@ -153,7 +153,7 @@ def test_mistakes(
         fit_decoder(model, Episodes.open(tmp_path / "large.h5"), CONFIG, QUIET)
     for wrong in ({"steps": 0}, {"channels": 0}, {"learning_rate": 0.0}):
         with pytest.raises(EchelonError, match="decoder: "):
-            DecoderConfig(**wrong)  # type: ignore[arg-type]
+            DecoderConfig(**wrong)
 
 
 def test_latents_are_those_of_the_frames_drawn(model: Hierarchy, episodes: Episodes) -> None:

@@ -52,7 +52,7 @@ def test_members_learn_from_windows_of_their_own() -> None:
     assert torch.equal(after[3:], torch.full((3, 5), 3.0))
     assert not doubt.any()
     after[:3].sum().backward()
-    first, second = (member.by.grad for member in both.members)  # type: ignore[union-attr]
+    first, second = (member.by.grad for member in both.members)
     assert first == 15
     assert not second
 

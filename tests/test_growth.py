@@ -172,7 +172,7 @@ def test_nothing_grows_unless_it_is_asked_for(spare: int, config: PlannerConfig)
 def test_a_copy_shares_all_but_the_graph() -> None:
     model = world(2)
     agent = agent_of(model, GRAPH, replace(GRAPH, cost="latent"))
-    own, level = agent.planner.below.level, model.levels[0]  # type: ignore[union-attr]
+    own, level = agent.planner.below.level, model.levels[0]
     assert agent.planner.level is model.levels[1]
     assert own is not level
     assert own.graph is agent.growth.graphs[0] is not level.graph
@@ -193,18 +193,18 @@ def test_growing_happens_between_searches_and_is_paid_for(monkeypatch: pytest.Mo
     def noting(self: LandmarkGraph, *way: object) -> bool:
         assert not searching
         asked[-1] += 1
-        return grow(self, *way)  # type: ignore[arg-type]
+        return grow(self, *way)
 
     def searched(*arguments: object, **named: object) -> object:
         nonlocal searching
         searching = True
-        found = plan(*arguments, **named)  # type: ignore[arg-type]
+        found = plan(*arguments, **named)
         searching = False
         return found
 
     monkeypatch.setattr(LandmarkGraph, "grow", noting)
     monkeypatch.setattr(LandmarkGraph, "knows", lambda *_: True)
-    agent.planner.plan = searched  # type: ignore[method-assign]
+    agent.planner.plan = searched
     agent.reset(seen(np.array([RIGHT] * 2)))
     spent: list[int] = []
     for t in range(33):

@@ -220,7 +220,7 @@ def test_nan_after_some_steps_or_in_some_plans_leaves_finite_actions() -> None:
         after = usual(state, action)
         return {k: v.masked_fill(action > limit, torch.nan) for k, v in after.items()}
 
-    level.predict = broken  # type: ignore[method-assign]
+    level.predict = broken
     agent = Agent.of(model, [FINE])
     agent.reset(frame(0.9))
     limit = 0.5

@@ -33,7 +33,7 @@ def level() -> Level:
     torch.manual_seed(0)
     level = Hierarchy(model_config(1), 2).eval().levels[0]
     with torch.no_grad():
-        level.predictor.linear.weight[:, -2:].normal_()  # type: ignore[union-attr]
+        level.predictor.linear.weight[:, -2:].normal_()
         level.before.normal_()
         level.after.copy_(level.before)
         level.prior_mean.fill_(0.5)
@@ -78,7 +78,7 @@ def test_costs_are_those_of_our_rollout_however_they_are_asked_for(task: Task) -
 @pytest.mark.parametrize("make", [partial(ours, "cem", 1.0), partial(ours, "mppi", 1.0), plain_cem])
 def test_planners_find_their_way_within_bounds(task: Task, make: object) -> None:
     still = task.judge(task.level.prior.mean.expand(task.shape))
-    plan = make(task, 0.1)  # type: ignore[operator]
+    plan = make(task, 0.1)
     actions = plan(0)
     assert actions.shape == (3, 5, 2)
     assert actions.abs().max() <= 1
@@ -177,7 +177,7 @@ def test_pytorch_mppi_refines_one_plan(task: Task, monkeypatch: pytest.MonkeyPat
             self.U = self.U + 0.2  # what it starts with is put there from outside
 
     fake = type(sys)("pytorch_mppi")
-    fake.MPPI_Batched = Batched  # type: ignore[attr-defined]
+    fake.MPPI_Batched = Batched
     monkeypatch.setitem(sys.modules, "pytorch_mppi", fake)
     actions = peer_planners.pytorch_mppi(task, 0.2)(0)
     assert torch.equal(actions, torch.ones(3, 5, 2))  # 0.5 and four rounds, within bounds

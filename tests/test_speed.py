@@ -109,7 +109,7 @@ def test_a_small_step_of_a_large_latent_is_not_rounded_away() -> None:
     with torch.no_grad():
         for parameter in level.predictor.parameters():
             parameter.zero_()
-        level.predictor.linear.bias.fill_(2**-12)  # type: ignore[union-attr]
+        level.predictor.linear.bias.fill_(2**-12)
     state = {"z": torch.full((1, 4), 100.0), "dz": torch.zeros(1, 4)}
     reduced = in_precision(level, "bfloat16")
     with torch.no_grad():

@@ -62,6 +62,11 @@ class Method:
     levels: tuple[PlannerConfig, ...] = ()
     """level 0 first; none acts at random"""
 
+    @staticmethod
+    def of(setting: str, levels: Sequence[PlannerConfig]) -> Method:
+        """A planner: "flat" where one level plans, else "hierarchical"."""
+        return Method("flat" if len(levels) == 1 else "hierarchical", setting, tuple(levels))
+
 
 @dataclass
 class Outcome:

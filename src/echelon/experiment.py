@@ -35,7 +35,7 @@ from echelon.evaluation import (
 from echelon.files import read_json, write_atomically, write_json
 from echelon.limits import warn_of_horizons
 from echelon.models.hierarchy import Hierarchy
-from echelon.presets import FlatSetting, planner_for, settings_for
+from echelon.presets import FlatSetting, planner_for, settings_for, with_cost
 from echelon.progress import Progress
 from echelon.records import Record, save
 from echelon.report import paired_p, write_report
@@ -84,8 +84,7 @@ def flat_method(setting: FlatSetting) -> Method:
 
 def same_cost_method(setting: FlatSetting) -> Method:
     """Level 0 alone, with the hierarchy's latent distance."""
-    levels = tuple(dataclasses.replace(level, cost="upper") for level in setting.levels)
-    return Method("control:flat-same-cost", setting.name, levels)
+    return Method("control:flat-same-cost", setting.name, with_cost(setting.levels, "upper"))
 
 
 def outcome_of(
@@ -221,10 +220,7 @@ def evaluate_checkpoint(
     for levels in planners.values():
         warn_of_horizons(model, levels)
     layout = np.array(meta["layout"], np.int8)
-    methods = [
-        Method("flat" if len(levels) == 1 else "hierarchical", name, tuple(levels))
-        for name, levels in planners.items()
-    ]
+    methods = [Method.of(name, levels) for name, levels in planners.items()]
     if success is not None:
         repeat = meta["action_repeat"]
         methods.append(chosen(model, layout, repeat, budget, success, out, progress, sped))
@@ -259,10 +255,7 @@ def chosen(
     trials = make_trials(layout, TUNING, 0, "tune", BINS)
     order = np.random.default_rng(0).permutation(len(trials))
     named = settings_for(model.config).items()
-    methods = [
-        sped(Method("flat" if len(levels) == 1 else "hierarchical", n, levels))
-        for n, levels in named
-    ]
+    methods = [sped(Method.of(name, levels)) for name, levels in named]
 
     def tried(method: Method, some: Sequence[Trial]) -> Outcome:
         return run_trials(model, method, some, budget, action_repeat, 0, progress)

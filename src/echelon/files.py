@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import platform
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +38,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Readable JSON, written atomically."""
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_rows(path: Path, rows: Sequence[Any]) -> None:
+    """A JSON list with one value a line, so that a changed number is a changed line."""
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    write_atomically(path, f"[\n{lines}\n]\n".encode())
 
 
 def read_json(path: Path) -> Any:

@@ -28,10 +28,11 @@ USUAL = 0.99
 
 def warn_of_horizons(model: Hierarchy, configs: Sequence[PlannerConfig]) -> None:
     """Warn of levels that look farther ahead than they were measured to predict; level 0 first."""
-    for level, (config, known) in enumerate(zip(configs, model.good_for, strict=False)):
-        if known is not None and config.horizon > known:
+    for level, known in enumerate(model.good_for[: len(configs)]):
+        horizon = configs[level].horizon
+        if known is not None and horizon > known:
             warnings.warn(
-                f"planner: level {level} looks {config.horizon} steps ahead, but was measured to "
+                f"planner: level {level} looks {horizon} steps ahead, but was measured to "
                 f"predict better than no change and the mean to {known} only; use a shorter horizon",
                 EchelonWarning,
                 stacklevel=3,  # who made the agent

@@ -71,19 +71,19 @@ def settings_of(
     if depth == 1:
         if cost == "latent":
             long = (FlatSetting(150, 8, replan=20, minimum=1.0), FlatSetting(200, 16, minimum=1.0))
-            return {f"{name}-{s.name}": _measured(s.levels, cost) for s in long}
+            return {f"{name}-{s.name}": with_cost(s.levels, cost) for s in long}
         short = [
             FlatSetting(20, 8, correlation=0.9, replan=replan, minimum=0.3) for replan in (2, 4)
         ]
-        return {f"{name}-r{s.replan}": _measured(s.levels, cost) for s in short}
+        return {f"{name}-r{s.replan}": with_cost(s.levels, cost) for s in short}
     if cost == "latent" and any(level.latent == "own" for level in model.levels[1:depth]):
         return {}
-    fine, *above = _measured(planner_for(model)[:depth], "latent")
+    fine, *above = with_cost(planner_for(model)[:depth], "latent")
     top = replace(above[-1], cost="latent" if cost == "upper" else cost)
     eager = [*above[:-1], top]
     patient = [
         replace(level, replan=4 * duration, watchdog=0.5, reached=0.4)
-        for level, duration in zip(eager, model.durations[1:], strict=False)
+        for level, duration in zip(eager, model.durations[1:depth], strict=True)
     ]
     small = replace(
         fine, horizon=6, replan=4, optimizer=replace(fine.optimizer, candidates=8, elites=1)
@@ -95,7 +95,8 @@ def settings_of(
     }
 
 
-def _measured(levels: Sequence[PlannerConfig], cost: CostKind) -> tuple[PlannerConfig, ...]:
+def with_cost(levels: Sequence[PlannerConfig], cost: CostKind) -> tuple[PlannerConfig, ...]:
+    """The same searches, all of which descend a cost."""
     return tuple(replace(level, cost=cost) for level in levels)
 
 

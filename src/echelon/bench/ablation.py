@@ -32,7 +32,7 @@ from echelon.demo import HELD_OUT_SEED, DemoConfig, seeded, trials_of
 from echelon.diagnostics import diagnose, sign_agreement
 from echelon.evaluation import HELD_OUT_LAYOUTS, Method
 from echelon.experiment import SAME_COST, Results, compare
-from echelon.files import alone, read_json, write_atomically, write_json
+from echelon.files import alone, read_json, write_json, write_rows
 from echelon.measure import measure
 from echelon.models.hierarchy import Hierarchy
 from echelon.presets import planner_for
@@ -331,7 +331,7 @@ def measured(
     """What a variant reaches, and the figures of its model."""
     trainer, model = train_variant(variant, config, episodes, folder, progress)
     levels = variant.planner or planner_for(model.config)
-    method = Method("flat" if len(levels) == 1 else "hierarchical", variant.name, levels)
+    method = Method.of(variant.name, levels)
     found = Results()
     for group, trials in trials_of(config).items():
         here = compare(
@@ -386,8 +386,7 @@ def _write(asked: Ablation, records: Sequence[Record], figures: Sequence[dict[st
         key=lambda f: (order.index(f["variant"]), f["seed"]),
     )
     save(paths[0], [r for r in records if r.setting in order])
-    lines = ",\n".join(json.dumps(figure) for figure in models)
-    write_atomically(paths[1], f"[\n{lines}\n]\n".encode())
+    write_rows(paths[1], models)
     write_section(asked.page, "ablation", table(asked.out))
 
 

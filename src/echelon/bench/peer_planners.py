@@ -260,7 +260,7 @@ class Entry:
     """A planner to be timed."""
 
     name: str
-    library: str
+    package: str
     """as the package registry knows it; ours is "echelon", and what needs none is "plain" """
     make: Callable[[Task, float], Plan]
     temperatures: tuple[float, ...] = (1.0,)
@@ -303,4 +303,4 @@ def present() -> tuple[list[Entry], dict[str, str]]:
             load()
         except ImportError:
             absent[library] = how
-    return [entry for entry in ENTRIES if entry.library not in absent], absent
+    return [entry for entry in ENTRIES if entry.package not in absent], absent

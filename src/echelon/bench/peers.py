@@ -130,7 +130,7 @@ def device_name() -> str:
 def versions(entries: Sequence[Entry]) -> dict[str, str]:
     """Of the libraries that took part."""
     known = {"echelon": __version__, "plain": "ours, for comparison"}
-    names = dict.fromkeys(entry.library for entry in entries)
+    names = dict.fromkeys(entry.package for entry in entries)
     return {name: known.get(name) or metadata.version(name) for name in names}
 
 
@@ -163,7 +163,7 @@ def measure(
         rows.append(
             {
                 "planner": entry.name,
-                "library": entry.library,
+                "library": entry.package,
                 "seconds": _short(time),
                 "spread": [_short(min(seconds[index])), _short(max(seconds[index]))],
                 "cost": _short(fmean(costs[index])),

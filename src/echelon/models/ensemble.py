@@ -27,7 +27,7 @@ class Ensemble(WithMemory):
         self.latent_dim = latent_dim
 
     def forward(self, x: Tensor, action: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`WithMemory`; in training, rows go to members in turn, and nobody doubts."""
+        """See :class:`WithMemory`; in training members share the rows, and nobody doubts."""
         if kept is None:
             kept = x.new_zeros(x.shape[:-1])
         count = len(self.members)

@@ -47,7 +47,7 @@ def plan_picture(
         axes.axis("off")
     _show(grid[0][0], observation, "now")
     _show(grid[0][-1], goal, "goal")
-    for axes_row, (level, name, images) in zip(grid, rows, strict=False):
+    for axes_row, (level, name, images) in zip(grid[: len(rows)], rows, strict=True):
         _subgoals(axes_row[1:-1], level, images)
         left = axes_row[1]
         beside = {"rotation": 90, "ha": "right", "va": "center", "transform": left.transAxes}

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import figure as mpl_figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from echelon.records import Pooled, Record, pool, split_key
 from echelon.report.compare import interval, number, percent
-from echelon.report.intervals import clopper_pearson, paired_p
-from echelon.report.plots import tick
-from echelon.report.style import LIGHT, Axes, Figure, dress, level_colour, name_axes
+from echelon.report.intervals import paired_p
+from echelon.report.plots import dot, tick
+from echelon.report.style import LIGHT, Axes, Figure, Series, dress, level_colour, name_axes
 
 COSTS = {
     "latent": "latent L2",
@@ -150,7 +151,7 @@ def picture(records: Sequence[Record], path: Path) -> Path:
     """Success against compute at the farthest goals of each maze, every cell and flat setting."""
     mazes = _by_maze(records)
     made: Figure = mpl_figure.Figure(
-        figsize=(7 * len(mazes), 5.6), layout="constrained", facecolor="white"
+        figsize=(7 * len(mazes) + 2, 5.6), layout="constrained", facecolor="white"
     )
     panels = made.subplots(1, len(mazes), squeeze=False)[0]
     for axes, (maze, pooled) in zip(panels, mazes, strict=True):
@@ -159,39 +160,38 @@ def picture(records: Sequence[Record], path: Path) -> Path:
         for found in (p for p in pooled if p.split == splits[-1]):
             _dot(axes, found)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(tick)
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(-3, 103)
         axes.set_yticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
         axes.set_title(
             f"{maze} maze, {_where(splits[-1])}", fontsize=15, color=LIGHT["ink"], loc="left"
         )
         name_axes(axes, "TFLOPs per episode (log)", "goals reached", 13)
-    _legend(panels[0])
+    _legend(made, panels[0])
     made.savefig(path, dpi=100, metadata={"Software": None})
     return path
 
 
 def _dot(axes: Axes, pooled: Pooled) -> None:
     cost = pooled.setting.split("-")[0]
-    marker = MARKERS.get(cost, "*" if cost == "auto" else "s")
-    colour = LIGHT["ink"] if cost == "auto" else level_colour(pooled.levels - 1)
-    low, high = clopper_pearson(pooled.successes, pooled.episodes)
-    x = pooled.tflops_per_episode
-    axes.plot([x, x], [100 * low, 100 * high], color=colour, linewidth=1.6, alpha=0.6)
-    size = 15 if cost == "auto" else 9
-    plain = cost in MARKERS or cost == "auto"
-    face = colour if plain else "white"
-    axes.plot([x], [100 * pooled.rate], marker, color=colour, markersize=size, mfc=face, zorder=4)
+    look = Series(f"level-{pooled.levels - 1}", MARKERS.get(cost, "s"), filled=cost in MARKERS)
+    if cost == "auto":
+        look = Series("ink", "*")
+    dot(axes, pooled.tflops_per_episode, pooled, look, 15 if cost == "auto" else 9)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(made: Figure, axes: Axes) -> None:
+    """Beside the panels, where it covers nothing."""
     for cost, name in COSTS.items():
         axes.plot([], [], MARKERS[cost], color=LIGHT["soft"], label=name, markersize=9)
     axes.plot([], [], "s", color=level_colour(0), mfc="white", label="flat, longer search")
     for depth, name in enumerate(("flat", "2 levels", "3 levels")):
         axes.plot([], [], "-", color=level_colour(depth), linewidth=4, label=name)
-    axes.plot([], [], "*", color=LIGHT["ink"], markersize=14, label="chosen by `auto`")
-    axes.legend(fontsize=11, frameon=False, labelcolor=LIGHT["ink"], loc="best")
+    axes.plot([], [], "*", color=LIGHT["ink"], markersize=14, label="chosen from all")
+    look = {"fontsize": 12, "frameon": False, "labelcolor": LIGHT["ink"]}
+    made.legend(*axes.get_legend_handles_labels(), loc="outside right upper", **look)
 
 
 def _by_maze(records: Sequence[Record]) -> list[tuple[str, list[Pooled]]]:

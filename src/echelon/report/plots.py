@@ -36,7 +36,7 @@ def by_distance(comparisons: Sequence[Comparison], width: float) -> Figure:
             if pooled is None:
                 continue
             x = at + offset
-            _dot(axes, x, pooled, look, size=7.5 if width > 500 else 6)
+            dot(axes, x, pooled, look, size=7.5 if width > 500 else 6)
             for record in pooled.records if len(pooled.records) > 1 else ():
                 y = 100 * record.successes / record.episodes
                 axes.plot(
@@ -71,7 +71,8 @@ def _tick(split: str) -> str:
     return split.replace("held-out-layouts", "held-out\nmazes")
 
 
-def _dot(axes: Axes, x: float, pooled: Pooled, look: Series, size: float) -> None:
+def dot(axes: Axes, x: float, pooled: Pooled, look: Series, size: float) -> None:
+    """A success rate at `x`, with its exact interval."""
     low, high = clopper_pearson(pooled.successes, pooled.episodes)
     colour = LIGHT[look.colour]
     axes.plot([x, x], [100 * low, 100 * high], color=colour, linewidth=1.8, zorder=3)
@@ -140,7 +141,7 @@ def draw_against_compute(
         )
         for x, pooled in points:
             main = pooled is comparison.hierarchical
-            _dot(axes, x, pooled, look, size=(8.5 if main else 5.5) * scale)
+            dot(axes, x, pooled, look, size=(8.5 if main else 5.5) * scale)
     axes.set_xlim(low, high)
     _percent_axis(axes, 11 * scale)
     axes.xaxis.set_major_formatter(FuncFormatter(tick))

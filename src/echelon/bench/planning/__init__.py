@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from echelon.bench.planning.mazes import MAZES, train
 from echelon.bench.planning.studies import STUDIES, Bed
 from echelon.evaluation import command, commit
-from echelon.files import alone, read_json, write_atomically
+from echelon.files import alone, read_json, write_rows
 from echelon.progress import Progress
 from echelon.records import Record, load, save
 from echelon.report import read_section, write_section
@@ -96,5 +95,4 @@ def _add_figures(path: Path, found: dict[str, Any]) -> None:
     known: Sequence[dict[str, Any]] = read_json(path) if path.exists() else []
     kept = [k for k in known if (k["maze"], k["seed"]) != (found["maze"], found["seed"])]
     rows = sorted([*kept, found], key=lambda k: (k["maze"], k["seed"]))
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    write_atomically(path, f"[\n{lines}\n]\n".encode())
+    write_rows(path, rows)

@@ -78,20 +78,15 @@ def choose(
                 model, method, some, maze.config.budget, maze.config.collect.action_repeat, 0, shown
             )
 
-        methods = [method_of(name, levels) for name, levels in cell.settings(models).items()]
+        methods = [Method.of(name, levels) for name, levels in cell.settings(models).items()]
         choice = race(methods, [trials[i] for i in order], tried, ASKED)
         shown.say(f"{cell.name}: {choice.in_words()}")
         write_json(path, raced(choice))
     levels = read_json(path)["planner"]
-    return method_of(
+    return Method.of(
         cell.name,
         tuple(schema.read(PlannerConfig, v, f"{path}: {i}") for i, v in enumerate(levels)),
     )
-
-
-def method_of(name: str, levels: tuple[PlannerConfig, ...]) -> Method:
-    """A planner under the name that its records carry."""
-    return Method("flat" if len(levels) == 1 else "hierarchical", name, levels)
 
 
 def raced(choice: Choice) -> dict[str, Any]:

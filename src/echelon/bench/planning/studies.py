@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from echelon.bench.planning.cells import AUTO, CELLS, agreements, choose, topped
+from echelon.bench.planning.cells import AUTO, CELLS, Cell, agreements, choose, topped
 from echelon.bench.planning.mazes import Maze, Models
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
@@ -24,10 +24,10 @@ from echelon.evaluation import (
     provenance,
     to_records,
 )
-from echelon.experiment import flat_method, name_of, outcome_of, pairs
+from echelon.experiment import name_of, outcome_of, pairs
 from echelon.files import read_json
 from echelon.models.hierarchy import Hierarchy
-from echelon.presets import FlatSetting, settings_of
+from echelon.presets import FlatSetting, settings_of, with_cost
 from echelon.progress import Progress
 from echelon.records import Record
 
@@ -79,6 +79,14 @@ class Bed:
         self.records += to_records(method, trials, outcome, shared | {"task": self.maze.task})
         return outcome
 
+    def choose(self, cell: Cell) -> Method:
+        """The planner of a cell, and the race that it won, in a file of their own."""
+        return choose(cell, self.maze, self.models, self.seed, self.race(cell), self.progress)
+
+    def race(self, cell: Cell) -> Path:
+        """The file of a cell's race."""
+        return self.folder / "races" / f"{cell.name}.json"
+
     def patient(self) -> Method:
         """Two levels, the upper one in its own latent, with the plan followed while it holds."""
         levels = settings_of(self.models.own.config, "upper", 2)["upper-2-patient"]
@@ -87,17 +95,7 @@ class Bed:
 
 def table(bed: Bed) -> None:
     """Every cost on every number of levels, and what is chosen from all of them."""
-    chosen = {
-        cell: choose(
-            cell,
-            bed.maze,
-            bed.models,
-            bed.seed,
-            bed.folder / "races" / f"{cell.name}.json",
-            bed.progress,
-        )
-        for cell in (*CELLS, AUTO)
-    }
+    chosen = {cell: bed.choose(cell) for cell in (*CELLS, AUTO)}
     paired: list[dict[str, Any]] = []
     for split in (*bed.maze.splits, HELD_OUT_LAYOUTS):
         done = {
@@ -112,17 +110,14 @@ def table(bed: Bed) -> None:
                 paired += [{"cell": cell.name, **pair} for pair in found]
     bed.figures["paired"] = paired
     bed.figures["agreement"] = agreements(bed.maze, bed.models)
-    bed.figures["chosen"] = {
-        cell.name: read_json(bed.folder / "races" / f"{cell.name}.json") for cell in chosen
-    }
+    bed.figures["chosen"] = {cell.name: read_json(bed.race(cell)) for cell in chosen}
 
 
 def flat(bed: Bed) -> None:
     """How far flat planning on latents comes, at up to 32 times the compute."""
     for setting in LONG:
-        method = flat_method(setting)
-        latent = tuple(replace(level, cost="latent") for level in method.levels)
-        bed.run("flat", replace(method, levels=latent), bed.maze.far, bed.models.shared)
+        method = Method.of(setting.name, with_cost(setting.levels, "latent"))
+        bed.run("flat", method, bed.maze.far, bed.models.shared)
 
 
 def damage(bed: Bed) -> None:
@@ -257,19 +252,12 @@ def growth(bed: Bed) -> None:
     """Compute a decision as the goal moves away, of the hierarchy and of flat planning on latents."""
     if not bed.maze.ladder:
         return
-    ours = choose(
-        AUTO, bed.maze, bed.models, bed.seed, bed.folder / "races" / "auto.json", bed.progress
-    )
     two = next(cell for cell in CELLS if cell.name == "upper-2")
-    path = bed.folder / "races" / "upper-2.json"
-    methods = [
-        (ours, bed.models.own),
-        (choose(two, bed.maze, bed.models, bed.seed, path, bed.progress), bed.models.own),
-    ]
+    methods = [(bed.choose(cell), bed.models.own) for cell in (AUTO, two)]
     for horizon in (20, 50, 100, 200, 400):
-        plain = flat_method(FlatSetting(horizon, 16, minimum=1.0))
-        latent = tuple(replace(level, cost="latent") for level in plain.levels)
-        methods.append((replace(plain, levels=latent), bed.models.shared))
+        setting = FlatSetting(horizon, 16, minimum=1.0)
+        latent = Method.of(setting.name, with_cost(setting.levels, "latent"))
+        methods.append((latent, bed.models.shared))
     rows: list[dict[str, Any]] = []
     for split in bed.maze.ladder:
         for method, model in methods:
