@@ -113,7 +113,7 @@ def test_a_split_of_no_bin_takes_any_distance() -> None:
 
 
 def test_a_maze_too_small_for_a_split() -> None:
-    with pytest.raises(EchelonError, match="9 or more cells apart; use a larger maze"):
+    with pytest.raises(EchelonError, match="9 or more cells apart; use another maze"):
         make_trials(LAYOUT, 1, 0, "test", ("9+",))
 
 

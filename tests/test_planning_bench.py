@@ -14,6 +14,7 @@ from test_ablation import tiny
 from echelon import cli
 from echelon.auto import race
 from echelon.bench import planning
+from echelon.bench.ablation import configured
 from echelon.bench.planning import Planning, cells, studies
 from echelon.bench.planning.cells import AUTO, CELLS, Cell
 from echelon.bench.planning.mazes import MAZES, Maze, Models, train, variants
@@ -86,9 +87,11 @@ def test_the_mazes_are_the_demo_and_one_with_far_longer_ways() -> None:
 
 
 def test_variants_give_every_level_a_distance_a_graph_or_a_shared_latent() -> None:
-    own, shared = variants(MAZES[0])
+    own, shared, ensemble = variants(MAZES[0])
     assert own.changes["model.levels.2.distance.horizon"] == pytest.approx(256 / 30)
     assert shared.changes["model.levels.2.latent"] == "shared"
+    assert len(ensemble_levels := configured(ensemble, MAZES[0].config)[0].levels) == 2
+    assert ensemble_levels[1].ensemble > 1
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -391,7 +391,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"echelon: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nechelon: stopped; run the same command again to go on", file=sys.stderr)
+        print("\nechelon: stopped; the same command goes on from what it kept", file=sys.stderr)
         return 130
     return 0
 

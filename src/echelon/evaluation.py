@@ -107,7 +107,8 @@ def make_trials(
         pairs = np.argwhere(mine & (length >= low) & (length <= high))
         if len(pairs) == 0:
             raise EchelonError(
-                f"trials: no two cells of this layout are {low} or more cells apart; use a larger maze"
+                f"trials: no two cells of this layout are {split.replace('+', ' or more')} cells "
+                "apart; use another maze"
             )
         for i, j in pairs[rng.integers(len(pairs), size=per_split)]:
             start, goal = (cells[k] + 0.5 + rng.uniform(-0.25, 0.25, 2) for k in (i, j))

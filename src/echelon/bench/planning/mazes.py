@@ -19,6 +19,8 @@ from echelon.progress import Progress
 
 LANDMARKS = 400
 """of each level's graph"""
+MEMBERS = 4
+"""predictors of the coarse level that can doubt"""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,10 @@ MAZES = (
 )
 
 
-def variants(maze: Maze) -> tuple[Variant, Variant]:
-    """Three levels with latents of their own, and with level 0's latent at every level."""
+def variants(maze: Maze) -> tuple[Variant, Variant, Variant]:
+    """Three levels with latents of their own, and with level 0's latent at every level; and two levels
+    of which the upper one has several predictors.
+    """
     own: dict[str, Any] = dict(THREE_LEVELS)
     shared: dict[str, Any] = dict(THREE_LEVELS)
     durations = configured(Variant("plain", "", "", THREE_LEVELS), maze.config)[0].durations
@@ -92,6 +96,7 @@ def variants(maze: Maze) -> tuple[Variant, Variant]:
     return (
         Variant("own", "planning", "three levels, each with a distance and a graph", own),
         Variant("shared", "planning", "three levels in one latent space", shared),
+        Variant("ensemble", "planning", "several predictors", {"model.levels.1.ensemble": MEMBERS}),
     )
 
 
@@ -101,6 +106,7 @@ class Models:
 
     own: Hierarchy
     shared: Hierarchy
+    ensemble: Hierarchy
     episodes: Episodes
     identity: Mapping[str, Any]
     """of the episodes, for records"""
@@ -114,5 +120,5 @@ def train(maze: Maze, seed: int, runs: Path, progress: Progress) -> Models:
             collect(config.collect, folder / "episodes.h5", progress)
     episodes = Episodes.open(folder / "episodes.h5")
     found = [train_variant(v, config, episodes, folder, progress) for v in variants(maze)]
-    (trainer, own), (_, shared) = found
-    return Models(own.eval(), shared.eval(), episodes, trainer.identity)
+    (trainer, own), (_, shared), (_, ensemble) = found
+    return Models(own.eval(), shared.eval(), ensemble.eval(), episodes, trainer.identity)

@@ -46,6 +46,8 @@ LONG = (
 )
 """flat planning on the latent distance, from the hierarchy's compute to some 32 times that; the best of
 what `echelon bench tune` tries, and larger ones of the same kind"""
+DOUBTS = (0.0, 0.3, 1.0)
+"""weights of what a coarse ensemble disagrees about"""
 FINER = 4
 """places along a cell, to measure paths by"""
 
@@ -246,6 +248,9 @@ def search(bed: Bed) -> None:
     }
     for name, method in tried.items():
         bed.run("search", replace(method, setting=f"search-{name}"), bed.maze.far, bed.models.own)
+    for weight in DOUBTS:
+        method = replace(topped(base, doubt=weight), setting=f"search-doubt-{weight:g}")
+        bed.run("search", method, bed.maze.far, bed.models.ensemble)
 
 
 def growth(bed: Bed) -> None:
