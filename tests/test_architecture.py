@@ -27,7 +27,7 @@ FLOORS = (
         *("scales", "proposal", "on_top", "limits", "growth"),
     ),
     ("agent", "envs", "collect", "atlas", "nearest", "decoder"),
-    ("evaluation", "auto", "experiment", "diagnostics", "measure", "maze_task", "report"),
+    ("evaluation", "auto", "experiment", "diagnostics", "measure", "truth", "report"),
     ("demo", "bench", "cli"),
 )
 """Lowest first. A module imports from lower floors and from its own package only."""
@@ -55,7 +55,7 @@ STAIRS = {
     ("auto", "report"),  # exact intervals
     ("experiment", "auto"),  # the setting to use, where nobody says one
     ("experiment", "evaluation"),  # the trials it runs
-    ("maze_task", "evaluation"),  # the few trials of a model in training
+    ("truth", "evaluation"),  # the few trials of a model in training
     ("experiment", "report"),  # the page at its end
     ("bench", "demo"),  # which it varies, times and runs at full size
     ("cli", "demo"),  # a command

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from echelon.auto import Choice, race
-from echelon.evaluation import Method, Outcome, Trial
+from echelon.envs.task import Trial
+from echelon.evaluation import Method, Outcome
 from echelon.types import EchelonError
 
 PLACE = np.array([1.5, 1.5])

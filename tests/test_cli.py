@@ -24,6 +24,7 @@ from echelon import checkpoint, experiment
 from echelon.cli import main
 from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
 from echelon.envs import layouts
+from echelon.envs.mazes import MazeTask
 from echelon.envs.point_maze import draw, draw_background
 from echelon.images import read_png
 from echelon.models.hierarchy import Hierarchy
@@ -91,11 +92,7 @@ def maze(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Hierarchy(config, 2)
     about = {
         "data": {"name": "none", "transitions": 10, "sha256": "0" * 64},
-        "meta": {
-            "task": "point-maze",
-            "layout": layouts.generate(3, seed=0).tolist(),
-            "action_repeat": 4,
-        },
+        "meta": MazeTask().meta([layouts.generate(3, seed=0)]),
         "train": to_dict(TrainConfig()),
     }
     checkpoint.save_model(path, model, about)
@@ -421,7 +418,7 @@ def test_checkpoints_of_another_model_or_version(
 
 def test_a_checkpoint_without_a_task(trained: Path, tmp_path: Path, capsys: Capture) -> None:
     path = trained / "checkpoint.safetensors"
-    assert "not trained on point-maze" in refused(
+    assert "not trained on episodes of a maze" in refused(
         capsys, "evaluate", path, "--out", tmp_path / "out"
     )
     assert not (tmp_path / "out").exists()

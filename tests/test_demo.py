@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from echelon import demo, evaluation, experiment, trainer
+from echelon import demo, experiment, trainer
 from echelon.cli import main
 from echelon.data.episodes import Episodes, EpisodeWriter
+from echelon.envs import mazes
 from echelon.records import load
 from echelon.report.inputs import read_folder
 
@@ -163,15 +164,15 @@ def test_a_maze_too_small_for_its_bins_is_told_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path / "run", "--collect.maze-size", "2") == 2
-    assert "use a larger maze" in capsys.readouterr().err.splitlines()[-1]
+    assert "use another maze" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
 def test_trials_of_the_demo() -> None:
     config = demo.DemoConfig(trials=3, layout_trials=2, held_out_layouts=2)
     groups = demo.trials_of(config)
-    assert [t.split for t in groups["home"]] == [s for s in evaluation.BINS for _ in range(3)]
+    assert [t.split for t in groups["home"]] == [s for s in mazes.BINS for _ in range(3)]
     home, *away = {t.layout.tobytes() for t in groups["home"] + groups["away"]}
     assert len(away) == 2
     assert home not in away
-    assert {t.split for t in groups["away"]} == {evaluation.HELD_OUT_LAYOUTS}
+    assert {t.split for t in groups["away"]} == {mazes.HELD_OUT_LAYOUTS}

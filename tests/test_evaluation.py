@@ -21,13 +21,16 @@ from echelon.config import LevelConfig, ModelConfig, OptimizerConfig, PlannerCon
 from echelon.data.episodes import Episodes
 from echelon.diagnostics import diagnose
 from echelon.envs import layouts
+from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, MazeTask, make_trials, spread_trials
 from echelon.envs.point_maze import SUCCESS_RADIUS
-from echelon.evaluation import BINS, Method, Outcome, Trial, make_trials, run_trials
+from echelon.envs.task import Trial
+from echelon.evaluation import Method, Outcome, run_trials
 from echelon.files import write_json
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.report.inputs import Diagnostics
 from echelon.schema import read
+from echelon.truth import MazeTruth
 from echelon.types import EchelonError
 
 LAYOUT = layouts.generate(2, seed=0)
@@ -39,7 +42,7 @@ DEEP = Method("hierarchical", "tiny", (FINE, COARSE))
 SAME_COST = Method("control:flat-same-cost", "tiny", (replace(FINE, cost="upper"),))
 RANDOM = Method("control:random", "uniform")
 QUIET = Progress(quiet=True)
-BUDGET = 7
+BUDGET, TASK = 7, MazeTask()
 DATA = {"name": "none", "transitions": 10, "sha256": "0" * 64}
 
 
@@ -63,7 +66,7 @@ def trials() -> list[Trial]:
 
 
 def evaluate(model: Hierarchy, method: Method, trials: Sequence[Trial], seed: int = 0) -> Outcome:
-    return run_trials(model, method, trials, BUDGET, 4, seed, QUIET)
+    return run_trials(model, method, trials, BUDGET, TASK, seed, QUIET)
 
 
 def pairs(trials: Sequence[Trial]) -> set[tuple[int, ...]]:
@@ -106,10 +109,38 @@ def test_trials_are_a_function_of_their_seed() -> None:
 
 
 def test_a_split_of_no_bin_takes_any_distance() -> None:
-    trials = make_trials(LARGE, 200, 0, "test", (evaluation.HELD_OUT_LAYOUTS,))
+    trials = make_trials(LARGE, 200, 0, "test", (HELD_OUT_LAYOUTS,))
     found = {t.distance for t in trials}
     assert min(found) <= 4
     assert max(found) >= 9
+
+
+def test_trials_are_spread_evenly_over_layouts() -> None:
+    some = [layouts.scatter(8, seed) for seed in range(3)]
+    trials = spread_trials(some, 7, 0, "test", ("1-4", "5-8"))
+    assert [t.split for t in trials] == ["1-4"] * 7 + ["5-8"] * 7
+    counts = [sum(t.layout is layout for t in trials) for layout in some]
+    assert counts == [6, 4, 4]
+    with pytest.raises(EchelonError, match="too few for 3 layouts"):
+        spread_trials(some, 2, 0, "test", ("1-4",))
+
+
+def test_what_is_true_of_several_layouts(tmp_path: Path) -> None:
+    """Path lengths within a layout are those of its grid, and nothing is known between two."""
+    config = CollectConfig(episodes=4, steps=6, kind="open", maze_size=5, mazes=2, image_size=16)
+    collect(config, tmp_path / "episodes.h5", QUIET)
+    episodes = Episodes.open(tmp_path / "episodes.h5")
+    truth = MazeTruth.of(episodes)
+    assert truth is not None
+    rows, goals = np.arange(28).reshape(4, 7), np.array([6, 13])
+    away = truth.away(rows, goals)
+    cells = np.floor(episodes.column("state")[:, :2]).astype(int)
+    for episode, goal in ((0, 0), (2, 0), (1, 1), (3, 1)):
+        field = layouts.distances(config.layouts[goal], tuple(cells[goals[goal]]))
+        assert away[episode, :, goal].tolist() == [field[tuple(cells[r])] for r in rows[episode]]
+    assert np.isnan(away[[0, 2], :, 1]).all()
+    assert np.isnan(away[[1, 3], :, 0]).all()
+    assert MazeTruth.of(replace(episodes, meta={"task": "another"})) is None
 
 
 def test_a_maze_too_small_for_a_split() -> None:
@@ -195,7 +226,7 @@ def test_subgoals_are_noted_where_a_coarse_plan_is_made(
     model: Hierarchy, trials: list[Trial]
 ) -> None:
     atlas = Atlas.of(model, LAYOUT)
-    out = run_trials(model, DEEP, trials, BUDGET, 4, 0, QUIET, [atlas] * 3)
+    out = run_trials(model, DEEP, trials, BUDGET, TASK, 0, QUIET, [atlas] * 3)
     assert [[s["step"] for s in trial] for trial in out.subgoals] == [[0, 4], [0, 4], [0]]
     known = {tuple(place) for place in atlas.places.tolist()}
     for trial in out.subgoals:
@@ -216,7 +247,7 @@ def test_records(model: Hierarchy, trials: list[Trial]) -> None:
         np.array([1e12, 3e12, 5e12]),
         seconds=6.0,
     )
-    shared = evaluation.provenance(model, DATA, 4, BUDGET)
+    shared = evaluation.provenance("maze", model, DATA, 4, BUDGET)
     # The splits of the three are 1-4, 5-8 and 1-4.
     near, far = evaluation.to_records(DEEP, trials, out, shared)
     assert (near.split, far.split) == ("1-4", "5-8")
@@ -236,7 +267,7 @@ def test_records(model: Hierarchy, trials: list[Trial]) -> None:
 
 def test_traces_hold_the_same_trial_by_each_method(model: Hierarchy, trials: list[Trial]) -> None:
     outcomes = [(method, evaluate(model, method, trials)) for method in (DEEP, FLAT)]
-    (trace,) = evaluation.traces(trials, outcomes, [1])
+    (trace,) = evaluation.traces("maze", trials, outcomes, [1])
     assert trace["trial"] == 1
     assert trace["split"] == trials[1].split
     assert [run["method"] for run in trace["runs"]] == ["hierarchical", "flat"]
@@ -251,7 +282,7 @@ def test_traces_hold_the_same_trial_by_each_method(model: Hierarchy, trials: lis
 def test_an_outcome_is_kept_and_not_run_again(
     model: Hierarchy, trials: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = (model, DEEP, trials, BUDGET, 4, QUIET)
+    arguments = (model, DEEP, trials, BUDGET, TASK, QUIET)
     first = experiment.outcome_of(tmp_path, *arguments)
     assert len(first.subgoals[0]) == 2
 
@@ -267,12 +298,12 @@ def test_an_outcome_is_kept_and_not_run_again(
             one, two = one.tolist(), two.tolist()
         assert one == two
     with pytest.raises(AssertionError, match="run again"):
-        experiment.outcome_of(tmp_path, model, FLAT, trials, BUDGET, 4, QUIET)
+        experiment.outcome_of(tmp_path, model, FLAT, trials, BUDGET, TASK, QUIET)
 
 
 def test_a_comparison_of_methods(model: Hierarchy, trials: list[Trial], tmp_path: Path) -> None:
     methods = [RANDOM, FLAT, DEEP]
-    found = experiment.compare(tmp_path, model, methods, trials, BUDGET, 4, 2, DATA, QUIET)
+    found = experiment.compare(tmp_path, model, methods, trials, BUDGET, TASK, 2, DATA, QUIET)
     records, shown = found.records, found.traces
     assert [(r.method, r.split) for r in records] == [
         (method, split)
@@ -359,18 +390,18 @@ def test_diagnostics_of_one_episode_and_a_layout_without_far_goals(
 def test_an_outcome_of_something_else_is_refused(
     model: Hierarchy, trials: list[Trial], tmp_path: Path
 ) -> None:
-    experiment.outcome_of(tmp_path, model, RANDOM, trials, 3, 4, QUIET)
+    experiment.outcome_of(tmp_path, model, RANDOM, trials, 3, TASK, QUIET)
     before = (tmp_path / "control-random-uniform.json").read_bytes()
     torch.manual_seed(1)
     other = Hierarchy(model.config, 2)
     moved = [dataclasses.replace(t, goal=t.goal + 0.01) for t in trials]
     for arguments in (
-        (model, RANDOM, trials, 2, 4),
-        (model, RANDOM, trials, 3, 5),
-        (model, RANDOM, trials[:2], 3, 4),
-        (model, RANDOM, moved, 3, 4),
-        (model, dataclasses.replace(RANDOM, levels=(FINE,)), trials, 3, 4),
-        (other, RANDOM, trials, 3, 4),
+        (model, RANDOM, trials, 2, TASK),
+        (model, RANDOM, trials, 3, MazeTask(action_repeat=5)),
+        (model, RANDOM, trials[:2], 3, TASK),
+        (model, RANDOM, moved, 3, TASK),
+        (model, dataclasses.replace(RANDOM, levels=(FINE,)), trials, 3, TASK),
+        (other, RANDOM, trials, 3, TASK),
     ):
         with pytest.raises(EchelonError, match="choose another --out"):
             experiment.outcome_of(tmp_path, *arguments, QUIET)
@@ -379,4 +410,4 @@ def test_an_outcome_of_something_else_is_refused(
 
 def test_a_budget_of_nothing(model: Hierarchy, trials: list[Trial]) -> None:
     with pytest.raises(EchelonError, match="budget"):
-        run_trials(model, RANDOM, trials, 0, 4, 0, QUIET)
+        run_trials(model, RANDOM, trials, 0, TASK, 0, QUIET)

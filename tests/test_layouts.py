@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echelon.envs.layouts import Layout, check, distances, free_cells, generate
+from echelon.envs.layouts import (
+    LONGEST,
+    OPEN,
+    Layout,
+    check,
+    distances,
+    free_cells,
+    generate,
+    scatter,
+)
 from echelon.types import EchelonError
 
 
@@ -98,3 +107,43 @@ def test_check_refuses(rows: list[str], message: str) -> None:
     with pytest.raises(EchelonError, match=message) as caught:
         check(np.array([[int(c) for c in row] for row in rows], np.int8))
     assert "\n" not in str(caught.value)
+
+
+# --- walls at random -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [5, 8])
+def test_scattered_layouts_are_what_they_promise(size: int) -> None:
+    for seed in range(6):
+        layout = scatter(size, seed)
+        check(layout)
+        assert layout.shape == (size + 2, size + 2)
+        assert OPEN[0] <= (layout == 0).sum() / size**2 <= OPEN[1]
+        longest = max(int(distances(layout, (r, c)).max()) for r, c in free_cells(layout))
+        assert longest < LONGEST
+
+
+def test_scattered_layouts_differ_by_seed_alone() -> None:
+    assert len({scatter(8, seed).tobytes() for seed in range(8)}) == 8
+    scatter.cache_clear()
+    again = scatter(8, 3)
+    scatter.cache_clear()
+    assert np.array_equal(again, scatter(8, 3))
+
+
+def test_no_room_is_wide_open() -> None:
+    """A free cell amid more than six free ones is filled."""
+    for seed in range(6):
+        free = 1 - scatter(8, seed)
+        around = sum(
+            np.roll(free, (r, c), (0, 1))
+            for r in (-1, 0, 1)
+            for c in (-1, 0, 1)
+            if (r, c) != (0, 0)
+        )
+        assert (around[free == 1] <= 6).all()
+
+
+def test_a_scattered_layout_too_small_for_walls() -> None:
+    with pytest.raises(EchelonError, match="3 x 3 cells are too few"):
+        scatter(3, 0)

@@ -25,6 +25,7 @@ from echelon.agent import Agent
 from echelon.cli import main
 from echelon.config import OptimizerConfig, PlannerConfig
 from echelon.data.episodes import Episodes
+from echelon.envs.mazes import MazeTask
 from echelon.limits import FAR, known_latents, warn_of_goals
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
@@ -178,10 +179,10 @@ def test_evaluation_warns_of_the_settings_that_it_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "maze.safetensors"
-    meta = {"task": "point-maze", "layout": [[1] * 3, [1, 0, 1], [1] * 3], "action_repeat": 1}
-    about = {"meta": meta, "data": {}, "train": {"seed": 0}}
+    layout = np.array([[1] * 3, [1, 0, 1], [1] * 3], np.int8)
+    about = {"meta": MazeTask().meta([layout]), "data": {}, "train": {"seed": 0}}
     checkpoint.save_model(path, with_limits(1, 2), about)
-    monkeypatch.setattr(experiment, "make_trials", lambda *_: [])
+    monkeypatch.setattr(experiment, "spread_trials", lambda *_: [])
     monkeypatch.setattr(experiment, "compare", lambda *_: experiment.Results())
     monkeypatch.setattr(experiment, "write_results", lambda *_: None)
     quiet = Progress(quiet=True)

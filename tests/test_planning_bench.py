@@ -19,7 +19,8 @@ from echelon.bench.planning import Planning, cells, studies
 from echelon.bench.planning.cells import AUTO, CELLS, Cell
 from echelon.bench.planning.mazes import MAZES, Maze, Models, train, variants
 from echelon.bench.planning.studies import STUDIES, Bed, Ways, damaged, unreachable
-from echelon.evaluation import HELD_OUT_LAYOUTS, Outcome
+from echelon.envs.mazes import HELD_OUT_LAYOUTS
+from echelon.evaluation import Outcome
 from echelon.presets import FlatSetting, settings_of
 from echelon.progress import Progress
 from echelon.records import load

@@ -17,6 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from echelon.collect import CollectConfig, collect
 from echelon.data.episodes import Episodes
 from echelon.envs import layouts
+from echelon.envs.mazes import MazeTask
 from echelon.envs.point_maze import (
     BALL,
     FLOOR,
@@ -174,12 +175,8 @@ def test_collect(tmp_path: Path) -> None:
     read = Episodes.open(path)
     read.verify()
     assert read.lengths.tolist() == [5, 5, 5]
-    assert read.meta == {
-        "task": "point-maze",
-        "layout": TINY.layout.tolist(),
-        "image_size": 16,
-        "action_repeat": 4,
-    }
+    assert MazeTask.of(read.meta) == MazeTask(action_repeat=4)
+    assert np.array_equal(MazeTask.layouts_of(read.meta), [TINY.layout])
     state = read.column("state")
     background = draw_background(TINY.layout, 16)
     assert np.array_equal(read.pixels, draw(background, state[:, :2], TINY.layout))
@@ -202,6 +199,40 @@ def test_collect_is_a_function_of_its_options(tmp_path: Path) -> None:
     assert sha256() == first
     others = [sha256(seed=1), sha256(action_repeat=5), sha256(correlations=(0.1,))]
     assert len({first, *others}) == 4
+
+
+def test_collect_in_several_layouts_takes_turns(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    config = dataclasses.replace(TINY, kind="open", maze_size=5, mazes=2, episodes=5, speed=3.0)
+    collect(config, path, Counting())
+    read = Episodes.open(path)
+    found = MazeTask.layouts_of(read.meta)
+    assert np.array_equal(found, config.layouts)
+    which, state = read.column("layout"), read.column("state")
+    assert which.reshape(5, 5).tolist() == [[0] * 5, [1] * 5, [0] * 5, [1] * 5, [0] * 5]
+    for number, layout in enumerate(found):
+        rows = which == number
+        drawn = draw(draw_background(layout, 16), state[rows, :2], layout)
+        assert np.array_equal(read.pixels[rows], drawn)
+    speed = np.linalg.norm(state[read.offsets, 2:], axis=1)
+    assert (speed > 0).all()
+    assert (speed <= 3).all()
+
+
+def test_an_episode_may_begin_in_motion() -> None:
+    env = PointMaze(layouts.scatter(5, 0), 16, 4)
+    start = layouts.free_cells(env.layout)[0] + 0.5
+    env.reset(options={"start": start, "velocity": (0.5, -1.0)})
+    assert np.allclose(env.state, [*start, 0.5, -1.0])
+    down, right = env.advance(np.zeros(2))[:2] - start
+    assert down > 0 > right
+
+
+def test_success_is_to_be_within_the_radius() -> None:
+    places = {"start": np.array([1.5, 1.5]), "goal": np.array([1.5, 2.2])}
+    for radius, there in ((0.69, False), (0.71, True)):
+        _, info = PointMaze(CORNER, 16, 4, radius).reset(options=places)
+        assert info["success"] is there
 
 
 def test_collect_stopped_leaves_the_old_file(tmp_path: Path) -> None:

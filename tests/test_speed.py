@@ -35,6 +35,7 @@ from echelon.config import (
     to_dict,
 )
 from echelon.envs import layouts
+from echelon.envs.mazes import MazeTask
 from echelon.models.hierarchy import Hierarchy
 from echelon.models.precision import Reduced, in_precision
 from echelon.planning import compiled
@@ -320,10 +321,9 @@ def maze(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("maze") / "maze.safetensors"
     torch.manual_seed(0)
     model = Hierarchy(ModelConfig(model_config(2).levels, image_size=32, bank_size=16), 2)
-    layout = layouts.generate(3, seed=0).tolist()
     about = {
         "data": {"name": "none", "transitions": 10, "sha256": "0" * 64},
-        "meta": {"task": "point-maze", "layout": layout, "action_repeat": 4},
+        "meta": MazeTask().meta([layouts.generate(3, seed=0)]),
         "train": to_dict(TrainConfig()),
     }
     checkpoint.save_model(path, model, about)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from echelon.evaluation import Method, Outcome, Trial
+from echelon.envs.task import Trial
+from echelon.evaluation import Method, Outcome
 from echelon.report.intervals import clopper_pearson
 from echelon.types import EchelonError
 

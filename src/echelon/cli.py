@@ -85,15 +85,15 @@ class Train:
 
     def __call__(self) -> None:
         from echelon.data.episodes import Episodes
-        from echelon.maze_task import MazeTask
         from echelon.proposal import fit_stages, lost_in_training
         from echelon.trainer import Trainer
+        from echelon.truth import MazeTruth
 
         progress, episodes = Progress(), Episodes.open(self.data)
         model, train = self._model(episodes, progress), self._train()
         if self.levels == "auto" or (self.model_from and not self.train_from):
             train = fit_stages(train, len(model.levels))
-        trainer = Trainer(episodes, model, train, self.out, MazeTask.of(episodes))
+        trainer = Trainer(episodes, model, train, self.out, MazeTruth.of(episodes))
         for lost in lost_in_training(model, train, episodes.lengths):
             progress.warn(lost)
         trainer.run(progress)

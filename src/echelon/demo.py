@@ -18,14 +18,16 @@ from echelon.collect import CollectConfig, collect
 from echelon.config import ModelConfig, TrainConfig
 from echelon.data.episodes import Episodes
 from echelon.diagnostics import diagnose
-from echelon.evaluation import BINS, HELD_OUT_LAYOUTS, Method, Trial, make_trials
+from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, make_trials
+from echelon.envs.task import Trial
+from echelon.evaluation import Method
 from echelon.experiment import Results, compare, demo_methods, write_results
 from echelon.files import write_atomically
-from echelon.maze_task import MazeTask
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.records import Record
 from echelon.trainer import Trainer
+from echelon.truth import MazeTruth
 from echelon.types import EchelonError
 
 HELD_OUT_SEED = 1001
@@ -88,7 +90,7 @@ def device() -> str:
 def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trainer, Hierarchy]:
     """Collect what is not there yet, and train on it."""
     episodes = collected(config, out, progress)
-    trainer = Trainer(episodes, config.model, config.train, out, MazeTask.of(episodes))
+    trainer = Trainer(episodes, config.model, config.train, out, MazeTruth.of(episodes))
     return trainer, trainer.run(progress)
 
 
@@ -128,7 +130,7 @@ def evaluate(
             methods,
             trials,
             config.budget,
-            config.collect.action_repeat,
+            config.collect.task,
             config.train.seed,
             data,
             progress,

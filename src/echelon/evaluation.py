@@ -10,10 +10,10 @@ import datetime
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,33 +23,14 @@ from echelon import __version__
 from echelon.agent import Agent
 from echelon.atlas import Atlas
 from echelon.config import PlannerConfig, to_dict
-from echelon.envs import layouts
-from echelon.envs.layouts import Layout
-from echelon.envs.point_maze import PointMaze
+from echelon.envs.task import Task, Trial
 from echelon.limits import unwarned
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.records import Dataset, Record
 from echelon.types import EchelonError
 
-BINS = ("1-4", "5-8", "9+")
-"""shortest path in cells"""
-ENDLESS = 10**6
-HELD_OUT_LAYOUTS = "held-out-layouts"
-
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One start and goal, positions in (row, column) cells."""
-
-    split: str
-    layout: Layout
-    start: Array
-    goal: Array
-    distance: int
-    """cells of the shortest path"""
 
 
 @dataclass(frozen=True)
@@ -84,52 +65,12 @@ class Outcome:
     """[N] the coarse plans made, for pictures"""
 
 
-def make_trials(
-    layout: Layout, per_split: int, seed: int, role: Literal["test", "tune"], splits: Sequence[str]
-) -> list[Trial]:
-    """Trials of some distance bins.
-
-    Every (start cell, goal cell) pair belongs to one role for good, by a draw that depends on the
-    layout alone, so that what settings were tuned on is never what they are tested on.
-    """
-    if per_split < 1:
-        raise EchelonError(f"trials: {per_split} measure nothing; use at least 1")
-    cells = layouts.free_cells(layout)
-    length = np.stack(
-        [layouts.distances(layout, (int(r), int(c)))[tuple(cells.T)] for r, c in cells]
-    )
-    is_test = np.random.default_rng(2026).random(length.shape) < 0.5
-    mine = is_test if role == "test" else ~is_test
-    rng = np.random.default_rng((seed, role == "test"))
-    trials: list[Trial] = []
-    for split in splits:
-        low, high = _cells(split)
-        pairs = np.argwhere(mine & (length >= low) & (length <= high))
-        if len(pairs) == 0:
-            raise EchelonError(
-                f"trials: no two cells of this layout are {split.replace('+', ' or more')} cells "
-                "apart; use another maze"
-            )
-        for i, j in pairs[rng.integers(len(pairs), size=per_split)]:
-            start, goal = (cells[k] + 0.5 + rng.uniform(-0.25, 0.25, 2) for k in (i, j))
-            trials.append(Trial(split, layout, start, goal, int(length[i, j])))
-    return trials
-
-
-def _cells(split: str) -> tuple[int, int]:
-    """The least and the longest shortest path of a split such as "5-8" or "9+"; any, of other names."""
-    low, _, high = split.removesuffix("+").partition("-")
-    if not low.isdigit():
-        return 1, ENDLESS
-    return int(low), int(high) if high else ENDLESS
-
-
 def run_trials(
     model: Hierarchy,
     method: Method,
     trials: Sequence[Trial],
     budget: int,
-    action_repeat: int,
+    task: Task,
     seed: int,
     progress: Progress,
     atlases: Sequence[Atlas] = (),
@@ -140,17 +81,17 @@ def run_trials(
     """
     if budget < 1:
         raise EchelonError("budget: a trial has at least 1 environment step")
-    envs = [PointMaze(t.layout, model.config.image_size, action_repeat) for t in trials]
+    envs = [task.make(trial, model.config.image_size) for trial in trials]
     count = len(trials)
     out = Outcome(
         np.zeros(count, bool), np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
     )
     observations, goals = [], []
     for env, trial in zip(envs, trials, strict=True):
-        image, info = env.reset(options={"start": trial.start, "goal": trial.goal})
+        image, info = env.reset(options=dict(trial.options))
         observations.append(image)
         goals.append(info["goal"])
-        out.paths.append([_place(env)])
+        out.paths.append([_place(info)])
         out.subgoals.append([])
         out.success[len(out.paths) - 1] = info["success"]
     with unwarned():
@@ -175,7 +116,7 @@ def run_trials(
             observations = []
             for row, index in enumerate(map(int, active)):
                 image, _, _, _, info = envs[index].step(actions[row])
-                out.paths[index].append(_place(envs[index]))
+                out.paths[index].append(_place(info))
                 out.success[index] = info["success"]
                 if not info["success"]:
                     kept.append(row)
@@ -241,8 +182,8 @@ class _Actor:
         ]
 
 
-def _place(env: PointMaze) -> list[float]:
-    return [round(float(x), 3) for x in env.state[:2]]
+def _place(info: Mapping[str, Any]) -> list[float]:
+    return [round(float(x), 3) for x in info["state"][:2]]
 
 
 def to_records(
@@ -271,12 +212,14 @@ def to_records(
     return records
 
 
-def provenance(model: Hierarchy, data: dict[str, Any], seed: int, budget: int) -> dict[str, Any]:
+def provenance(
+    task: str, model: Hierarchy, data: dict[str, Any], seed: int, budget: int
+) -> dict[str, Any]:
     """The fields of a record that say where it comes from."""
     device = next(model.parameters()).device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
-        "task": "point-maze",
+        "task": task,
         "seed": seed,
         "env_steps_budget": budget,
         "model_params": sum(p.numel() for p in model.parameters()),
@@ -310,12 +253,15 @@ def commit() -> str:
 
 
 def traces(
-    trials: Sequence[Trial], outcomes: Sequence[tuple[Method, Outcome]], chosen: Sequence[int]
+    task: str,
+    trials: Sequence[Trial],
+    outcomes: Sequence[tuple[Method, Outcome]],
+    chosen: Sequence[int],
 ) -> list[dict[str, Any]]:
     """What the report animates: the same trial by each method. `chosen`: numbers of trials."""
     return [
         {
-            "task": "point-maze",
+            "task": task,
             "split": trials[i].split,
             "trial": i,
             "layout": trials[i].layout.tolist(),

@@ -21,12 +21,11 @@ from echelon.atlas import Atlas
 from echelon.auto import race
 from echelon.config import ModelConfig, PlannerConfig, Precision, faster, to_dict
 from echelon.envs.layouts import Layout
+from echelon.envs.mazes import BINS, MazeTask, spread_trials
+from echelon.envs.task import Task, Trial
 from echelon.evaluation import (
-    BINS,
     Method,
     Outcome,
-    Trial,
-    make_trials,
     provenance,
     run_trials,
     to_records,
@@ -93,19 +92,19 @@ def outcome_of(
     method: Method,
     trials: Sequence[Trial],
     budget: int,
-    action_repeat: int,
+    task: Task,
     progress: Progress,
 ) -> Outcome:
     """Run a method on the trials, or read what an earlier run found."""
     path = folder / f"{method.method}-{method.setting}.json".replace(":", "-")
-    asked = _digest(model, method, trials, budget, action_repeat)
+    asked = _digest(model, method, trials, budget, task)
     if path.exists():
         return _read(path, asked)
     atlases: list[Atlas] = []
     if len(method.levels) > 1:
         made = {id(t.layout): Atlas.of(model, t.layout) for t in trials}
         atlases = [made[id(trial.layout)] for trial in trials]
-    outcome = run_trials(model, method, trials, budget, action_repeat, 0, progress, atlases)
+    outcome = run_trials(model, method, trials, budget, task, 0, progress, atlases)
     write_atomically(path, json.dumps({"asked": asked, **_plain(outcome)}).encode())
     return outcome
 
@@ -116,15 +115,15 @@ def compare(
     methods: Sequence[Method],
     trials: Sequence[Trial],
     budget: int,
-    action_repeat: int,
+    task: Task,
     seed: int,
     data: dict[str, Any],
     progress: Progress,
 ) -> Results:
     """What every method did on the same trials."""
-    shared = provenance(model, data, seed, budget)
+    shared = provenance(task.name, model, data, seed, budget)
     outcomes = {
-        method: outcome_of(folder, model, method, trials, budget, action_repeat, progress)
+        method: outcome_of(folder, model, method, trials, budget, task, progress)
         for method in methods
     }
     records = [
@@ -138,7 +137,7 @@ def compare(
     ]
     both = [p for p in pair if p is not None]
     chosen = pick(trials, [outcome for _, outcome in both], each=2)
-    return Results(records, traces(trials, both, chosen), pairs(trials, outcomes))
+    return Results(records, traces(task.name, trials, both, chosen), pairs(trials, outcomes))
 
 
 def pairs(trials: Sequence[Trial], outcomes: Mapping[Method, Outcome]) -> list[dict[str, Any]]:
@@ -211,28 +210,27 @@ def evaluate_checkpoint(
         return dataclasses.replace(method, levels=faster(method.levels, precision, compile))
 
     model, about = checkpoint.load_model(path), checkpoint.describe(path)["about"]
-    meta = about["meta"]
-    if meta.get("task") != "point-maze":
+    task = MazeTask.of(about["meta"])
+    if task is None:
         raise EchelonError(
-            f"{path}: was not trained on point-maze episodes, so there is no task to evaluate it on; "
+            f"{path}: was not trained on episodes of a maze, so there is no task to evaluate it on; "
             "drive your own environment with an Agent"
         )
     for levels in planners.values():
         warn_of_horizons(model, levels)
-    layout = np.array(meta["layout"], np.int8)
+    some = MazeTask.layouts_of(about["meta"])
     methods = [Method.of(name, levels) for name, levels in planners.items()]
     if success is not None:
-        repeat = meta["action_repeat"]
-        methods.append(chosen(model, layout, repeat, budget, success, out, progress, sped))
+        methods.append(chosen(model, task, some, budget, success, out, progress, sped))
     methods = [sped(method) for method in methods or demo_methods(model.config)]
-    made = make_trials(layout, trials, seed, "test", BINS)
+    made = spread_trials(some, trials, seed, "test", BINS)
     found = compare(
         out / "outcomes",
         model,
         methods,
         made,
         budget,
-        meta["action_repeat"],
+        task,
         about["train"]["seed"],
         about["data"],
         progress,
@@ -243,8 +241,8 @@ def evaluate_checkpoint(
 
 def chosen(
     model: Hierarchy,
-    layout: Layout,
-    action_repeat: int,
+    task: Task,
+    some: Sequence[Layout],
     budget: int,
     success: float,
     out: Path,
@@ -252,13 +250,13 @@ def chosen(
     sped: Callable[[Method], Method],
 ) -> Method:
     """The setting to use, by a race on trials at all distances that nothing else uses."""
-    trials = make_trials(layout, TUNING, 0, "tune", BINS)
+    trials = spread_trials(some, max(TUNING, len(some)), 0, "tune", BINS)
     order = np.random.default_rng(0).permutation(len(trials))
     named = settings_for(model.config).items()
     methods = [sped(Method.of(name, levels)) for name, levels in named]
 
-    def tried(method: Method, some: Sequence[Trial]) -> Outcome:
-        return run_trials(model, method, some, budget, action_repeat, 0, progress)
+    def tried(method: Method, few: Sequence[Trial]) -> Outcome:
+        return run_trials(model, method, few, budget, task, 0, progress)
 
     choice = race(methods, [trials[i] for i in order], tried, success)
     progress.say(choice.in_words())
@@ -285,11 +283,11 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
 
 
 def _digest(
-    model: Hierarchy, method: Method, trials: Sequence[Trial], budget: int, action_repeat: int
+    model: Hierarchy, method: Method, trials: Sequence[Trial], budget: int, task: Task
 ) -> str:
     """Of all that an outcome depends on."""
     places = [[t.layout.tolist(), t.start.tolist(), t.goal.tolist()] for t in trials]
-    options = [to_dict(method), places, budget, action_repeat]
+    options = [to_dict(method), places, budget, repr(task)]
     digest = hashlib.sha256(json.dumps(options).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy().data)

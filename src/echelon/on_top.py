@@ -14,7 +14,7 @@ from echelon.data.episodes import Episodes
 from echelon.models.foreign import ForeignModel
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
-from echelon.signals import Task
+from echelon.signals import Truth
 from echelon.trainer import Trainer
 from echelon.types import EchelonError, State, WorldModel
 
@@ -33,7 +33,7 @@ def on_top_of(
     frames: int = 1,
     difference_scale: float = 4.0,
     bank_size: int = 4096,
-    task: Task | None = None,
+    truth: Truth | None = None,
     progress: Progress | None = None,
 ) -> Hierarchy:
     """Train macro-actions and upper levels on a frozen model; level 0 of what is returned is it.
@@ -52,7 +52,7 @@ def on_top_of(
     frames: consecutive ones that an observation of the model is made of.
     difference_scale: as :class:`echelon.config.LevelConfig` has it, of level 0's features.
     bank_size: as :class:`echelon.config.ModelConfig` has it.
-    task: adds what it knows to the figures of the log; see :class:`echelon.signals.Task`.
+    truth: adds what it knows to the figures of the log; see :class:`echelon.signals.Truth`.
     progress: where to tell how far along it is; by default nowhere.
 
     An EchelonError says in a line what is wrong with a model, with its features, or with an option.
@@ -74,7 +74,7 @@ def on_top_of(
     every = tuple(range(1, len(config.levels)))
     stage = StageConfig(levels=every, steps=3000, batch_size=256, learning_rate=2e-3)
     chosen = train or TrainConfig(stages=(stage,))
-    trainer = Trainer(episodes, config, chosen, Path(out), task, foreign)
+    trainer = Trainer(episodes, config, chosen, Path(out), truth, foreign)
     return trainer.run(progress or Progress(quiet=True))
 
 

@@ -30,7 +30,7 @@ GOALS = 16
 """frames that progress is measured towards"""
 
 
-class Task(Protocol):
+class Truth(Protocol):
     """What somebody who knows the environment adds; models and planners never see it."""
 
     @property
@@ -61,7 +61,7 @@ class Signals:
 
     @staticmethod
     def of(
-        episodes: Episodes, ids: NDArray[np.int64], model: Hierarchy, task: Task | None
+        episodes: Episodes, ids: NDArray[np.int64], model: Hierarchy, truth: Truth | None
     ) -> Signals:
         """On clips of equal length, from episodes `ids` that are no shorter than their median."""
         length = min(int(np.median(episodes.lengths[ids])), LONGEST + model.context)
@@ -72,10 +72,10 @@ class Signals:
             inputs["proprio"] = torch.from_numpy(episodes.column(column)[rows].astype(np.float32))
         seen = rows[:, model.context - 1 :]
         away = None
-        if task is not None:
-            away = torch.from_numpy(task.away(seen, seen[:GOALS, -1])).float()
+        if truth is not None:
+            away = torch.from_numpy(truth.away(seen, seen[:GOALS, -1])).float()
         actions = torch.from_numpy(episodes.actions[seen[:, :-1]])
-        return Signals(inputs, actions, away, task.far if task is not None else 0.0)
+        return Signals(inputs, actions, away, truth.far if truth is not None else 0.0)
 
     @torch.no_grad()
     def __call__(self, model: Hierarchy, levels: tuple[int, ...]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective, tubelets
 from echelon.progress import Progress
 from echelon.runlog import RunLog
-from echelon.signals import Signals, Task, good_for, in_words
+from echelon.signals import Signals, Truth, good_for, in_words
 from echelon.types import EchelonError, tree_map
 
 
@@ -46,7 +46,7 @@ class Trainer:
         model: ModelConfig,
         train: TrainConfig,
         out: Path,
-        task: Task | None = None,
+        truth: Truth | None = None,
         foreign: ForeignModel | None = None,
     ) -> None:
         """foreign: the model that level 0 stands for, where `model` says so; see echelon.on_top_of."""
@@ -62,14 +62,14 @@ class Trainer:
         self.fabric = _fabric(train)
         self._check_windows(model)
         self.foreign = foreign
-        self._task = task
+        self._truth = truth
         self._warned: set[tuple[int, int]] = set()
         torch.manual_seed(train.seed)
         proprio_dim = _proprio_dim(episodes, model)
         self.model = Hierarchy(model, episodes.action_dim, proprio_dim, foreign)
         hidden = train.masked if any(stage.masked for stage in train.stages) else None
         self.objective = Objective(self.model, train.ema, hidden)
-        self._signals = Signals.of(episodes, self.held_out_ids, self.model, task)
+        self._signals = Signals.of(episodes, self.held_out_ids, self.model, truth)
         config = {"model": to_dict(model), "train": to_dict(train), **self.sources}
         with self.fabric.rank_zero_first():  # only one process writes, the others find it written
             open_run(out, config)
@@ -256,9 +256,9 @@ class Trainer:
         for level in stage.levels:
             progress.say(in_words(level, found))
         whole = max(stage.levels) == len(self.model.levels) - 1
-        if self._task is not None and whole and self.fabric.is_global_zero:
+        if self._truth is not None and whole and self.fabric.is_global_zero:
             statistics.fit_search(self.model, self.episodes, self.train_ids, self.config.seed)
-            planned = self._task.plan(self.model)
+            planned = self._truth.plan(self.model)
             progress.say("  trials: " + ", ".join(f"{k} {v:.3g}" for k, v in planned.items()))
             found |= {f"trials/{name}": value for name, value in planned.items()}
         return found

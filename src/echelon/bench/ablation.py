@@ -30,7 +30,8 @@ from echelon.config import (
 from echelon.data.episodes import Episodes
 from echelon.demo import HELD_OUT_SEED, DemoConfig, seeded, trials_of
 from echelon.diagnostics import diagnose, sign_agreement
-from echelon.evaluation import HELD_OUT_LAYOUTS, Method
+from echelon.envs.mazes import HELD_OUT_LAYOUTS
+from echelon.evaluation import Method
 from echelon.experiment import SAME_COST, Results, compare
 from echelon.files import alone, read_json, write_json, write_rows
 from echelon.measure import measure
@@ -340,7 +341,7 @@ def measured(
             [method],
             [trial for trial in trials if trial.split in (FAR, HELD_OUT_LAYOUTS)],
             config.budget,
-            config.collect.action_repeat,
+            config.collect.task,
             config.train.seed,
             trainer.identity,
             progress,

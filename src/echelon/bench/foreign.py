@@ -16,7 +16,8 @@ from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
 from echelon.demo import DemoConfig, collected, device, seeded
 from echelon.diagnostics import diagnose
-from echelon.evaluation import Method, make_trials
+from echelon.envs.mazes import make_trials
+from echelon.evaluation import Method
 from echelon.experiment import (
     FLAT_CHEAP,
     FLAT_MORE,
@@ -29,12 +30,12 @@ from echelon.experiment import (
     write_results,
 )
 from echelon.files import write_json
-from echelon.maze_task import MazeTask
 from echelon.models.hierarchy import Hierarchy
 from echelon.on_top import on_top_of
 from echelon.presets import FlatSetting, planner_for
 from echelon.progress import Progress
 from echelon.records import save
+from echelon.truth import MazeTruth
 
 FLAT = (
     FLAT_CHEAP,
@@ -133,7 +134,7 @@ class Foreign:
             replace(config.train, stages=(stage,)),
             folder,
             frames=2,
-            task=MazeTask.of(episodes),
+            truth=MazeTruth.of(episodes),
             progress=progress,
         )
 
@@ -154,7 +155,7 @@ class Foreign:
             methods(model),
             make_trials(config.collect.layout, self.trials, seed, "test", ("9+",)),
             self.budget,
-            config.collect.action_repeat,
+            config.collect.task,
             seed,
             {
                 "name": episodes.path.stem,

@@ -13,7 +13,8 @@ from typing import Any
 from echelon import checkpoint
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
 from echelon.demo import DemoConfig, device, seeded, trained
-from echelon.evaluation import BINS, Method, make_trials
+from echelon.envs.mazes import BINS, make_trials
+from echelon.evaluation import Method
 from echelon.experiment import compare, flat_method, same_cost_method
 from echelon.presets import FlatSetting, planner_for
 from echelon.progress import Progress
@@ -157,7 +158,7 @@ class Tune:
             methods[self.part :: self.parts],
             trials,
             self.budget,
-            config.collect.action_repeat,
+            config.collect.task,
             self.seed,
             data,
             progress,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,13 @@ from numpy.typing import NDArray
 from echelon.types import EchelonError
 
 Layout = NDArray[np.int8]
+Kind = Literal["tree", "open"]
+"""corridors, made by :func:`generate`, or rooms and pillars, made by :func:`scatter`"""
+
+OPEN = (0.5, 0.8)
+"""share of a scattered layout's inner cells that are free"""
+LONGEST = 20
+"""cells; no shortest path of a scattered layout is as long"""
 
 
 def generate(size: int, seed: int, loops: float = 0.0) -> Layout:
@@ -51,6 +60,45 @@ def generate(size: int, seed: int, loops: float = 0.0) -> Layout:
     return grid
 
 
+@functools.lru_cache(256)
+def scatter(size: int, seed: int) -> Layout:
+    """Walls at random in a square of `size` x `size` cells, with a wall around: the layouts of HWM's
+    diverse maze (arXiv 2604.03208), drawn anew until all free cells are joined, a share `OPEN` is free
+    and no two are `LONGEST` cells apart.
+
+    Every second cell is free by chance, then twice those amid more than six free neighbours are filled.
+    Returns a (size + 2) square grid.
+    """
+    if size < 4:
+        raise EchelonError(f"size: {size} x {size} cells are too few for walls; use at least 4")
+    rng = np.random.default_rng((seed, size, 1))
+    while True:
+        free = np.zeros((size + 2, size + 2), np.int8)
+        free[1:-1, 1:-1] = rng.random((size, size)) < 0.5
+        for _ in range(2):
+            free[_neighbours(free) > 6] = 0
+        layout: Layout = 1 - free
+        fits = OPEN[0] <= free.sum() / size**2 <= OPEN[1] and _joined(layout)
+        if fits and max(distances(layout, (r, c)).max() for r, c in free_cells(layout)) < LONGEST:
+            layout.setflags(write=False)
+            return layout
+
+
+def _neighbours(free: Layout) -> Layout:
+    """How many of the eight cells around each are free; none beyond the border."""
+    around = np.zeros_like(free)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            around += np.roll(free, (down, right), (0, 1))
+    return around - free
+
+
+def _joined(layout: Layout) -> bool:
+    """Whether every free cell can be reached from every other."""
+    row, column = free_cells(layout)[0]
+    return not (distances(layout, (row, column))[layout == 0] < 0).any()
+
+
 def free_cells(layout: Layout) -> NDArray[np.int64]:
     """``[N, 2]`` row and column of every free cell."""
     return np.argwhere(layout == 0)
@@ -78,11 +126,9 @@ def check(layout: Layout) -> None:
     border = np.concatenate([layout[0], layout[-1], layout[:, 0], layout[:, -1]])
     if not border.all():
         raise EchelonError("layout: its border must be wall all around")
-    cells = free_cells(layout)
-    if len(cells) < 2:
+    if len(free_cells(layout)) < 2:
         raise EchelonError("layout: has fewer than two free cells, so there is no path to plan")
-    reached = distances(layout, (int(cells[0][0]), int(cells[0][1])))
-    if (reached[layout == 0] < 0).any():
+    if not _joined(layout):
         raise EchelonError(
             "layout: some free cells have no path to others; open a wall between them"
         )

@@ -14,14 +14,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
+from echelon.envs.task import Array, Image
 from echelon.types import EchelonError
-
-Array = NDArray[np.floating[Any]]
-Image = NDArray[np.uint8]
 
 FLOOR, WALL, BALL = (236, 236, 230), (62, 68, 84), (214, 58, 44)
 BALL_RADIUS = 0.3
@@ -63,16 +60,24 @@ def draw(background: Image, cells: Array, layout: Layout) -> Image:
 
 
 class PointMaze(gym.Env[Image, Array]):
-    """Reach the goal image. One step applies one force for `action_repeat` simulator steps.
+    """Reach the goal image. One step applies one force for `action_repeat` simulator steps;
+    success is to be within `radius` cells of the goal.
 
     `reset(options={"start": cells, "goal": cells})` sets both in (row, column) cells; otherwise they
-    are drawn from the free cells. `info` has "goal" (an image), "success", and "state": row, column
-    and their velocities, in cells and cells a second.
+    are drawn from the free cells. "velocity", in cells a second, is 0 where it is not given. `info`
+    has "goal" (an image), "success", and "state": row, column and their velocities, in cells and
+    cells a second.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
 
-    def __init__(self, layout: Layout, image_size: int = 64, action_repeat: int = 4) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        image_size: int = 64,
+        action_repeat: int = 4,
+        radius: float = SUCCESS_RADIUS,
+    ) -> None:
         layouts.check(layout)
         self.layout = layout
         self.render_mode = "rgb_array"
@@ -81,7 +86,7 @@ class PointMaze(gym.Env[Image, Array]):
         self._origin = np.array([layout.shape[0] / 2, layout.shape[1] / 2])
         self._background = draw_background(layout, image_size)
         self._cells = layouts.free_cells(layout)
-        self._goal = np.zeros(2)
+        self._goal, self._radius = np.zeros(2), radius
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -100,7 +105,8 @@ class PointMaze(gym.Env[Image, Array]):
                     f"{name}: {place.tolist()} lies in a wall or outside; choose a free cell"
                 )
         self._physics.data = self._data
-        self._physics.set_state(self._to_xy(start), np.zeros(2))
+        down, right = options.get("velocity", (0.0, 0.0))
+        self._physics.set_state(self._to_xy(start), np.array([right, -down]))
         self._data.time = 0.0
         observation = self.render()
         goal = draw(self._background, self._goal[None], self.layout)[0]
@@ -127,7 +133,7 @@ class PointMaze(gym.Env[Image, Array]):
 
     def _info(self) -> dict[str, Any]:
         state = self.state
-        near = np.linalg.norm(state[:2] - self._goal) <= SUCCESS_RADIUS
+        near = np.linalg.norm(state[:2] - self._goal) <= self._radius
         return {"success": bool(near), "state": state}
 
     def _random_place(self) -> Array:

@@ -63,7 +63,7 @@ class Planning:
 
 def add(out: Path, study: str, bed: Bed) -> None:
     """Put what a study found into its files, in place of what they hold of the same maze and seed."""
-    path, mine = out / f"{study}.json", (bed.maze.task, bed.seed)
+    path, mine = out / f"{study}.json", (bed.maze.task.name, bed.seed)
     save(path, [r for r in _records(out, study) if (r.task, r.seed) != mine] + bed.records)
     if bed.figures:
         found = {"maze": bed.maze.name, "seed": bed.seed, "commit": commit(), "command": command()}

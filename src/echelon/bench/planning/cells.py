@@ -15,7 +15,9 @@ from echelon.auto import Choice, race
 from echelon.bench.planning.mazes import Maze, Models
 from echelon.config import PlannerConfig, to_dict
 from echelon.diagnostics import sign_agreement
-from echelon.evaluation import Method, Outcome, Trial, make_trials, run_trials
+from echelon.envs.mazes import make_trials
+from echelon.envs.task import Trial
+from echelon.evaluation import Method, Outcome, run_trials
 from echelon.files import read_json, write_json
 from echelon.models.hierarchy import Hierarchy
 from echelon.presets import CostKind, settings_for, settings_of
@@ -74,9 +76,7 @@ def choose(
         model = cell.model(models)
 
         def tried(method: Method, some: Sequence[Trial]) -> Outcome:
-            return run_trials(
-                model, method, some, maze.config.budget, maze.config.collect.action_repeat, 0, shown
-            )
+            return run_trials(model, method, some, maze.config.budget, maze.task, 0, shown)
 
         methods = [Method.of(name, levels) for name, levels in cell.settings(models).items()]
         choice = race(methods, [trials[i] for i in order], tried, ASKED)

@@ -12,7 +12,8 @@ from echelon.collect import CollectConfig, collect
 from echelon.data.episodes import Episodes
 from echelon.demo import HELD_OUT_SEED, DemoConfig, seeded
 from echelon.envs.layouts import Layout
-from echelon.evaluation import BINS, HELD_OUT_LAYOUTS, Trial, make_trials
+from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, MazeTask, make_trials
+from echelon.envs.task import Trial
 from echelon.files import alone
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
@@ -37,9 +38,9 @@ class Maze:
     """splits, each twice as far as the one before; none in a maze too small for them"""
 
     @property
-    def task(self) -> str:
-        """The name that its records carry."""
-        return f"point-maze-planning-{self.name}"
+    def task(self) -> MazeTask:
+        """What trials are held in, under the name that records carry."""
+        return replace(self.config.collect.task, name=f"point-maze-planning-{self.name}")
 
     @property
     def far(self) -> str:

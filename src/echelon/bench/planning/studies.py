@@ -17,13 +17,8 @@ from echelon.bench.planning.cells import AUTO, CELLS, Cell, agreements, choose, 
 from echelon.bench.planning.mazes import Maze, Models
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
-from echelon.evaluation import (
-    HELD_OUT_LAYOUTS,
-    Method,
-    Outcome,
-    provenance,
-    to_records,
-)
+from echelon.envs.mazes import HELD_OUT_LAYOUTS
+from echelon.evaluation import Method, Outcome, provenance, to_records
 from echelon.experiment import name_of, outcome_of, pairs
 from echelon.files import read_json
 from echelon.models.hierarchy import Hierarchy
@@ -74,11 +69,12 @@ class Bed:
             method,
             trials,
             self.maze.config.budget,
-            self.maze.config.collect.action_repeat,
+            self.maze.task,
             self.progress,
         )
-        shared = provenance(model, dict(self.models.identity), self.seed, self.maze.config.budget)
-        self.records += to_records(method, trials, outcome, shared | {"task": self.maze.task})
+        data, budget = dict(self.models.identity), self.maze.config.budget
+        shared = provenance(self.maze.task.name, model, data, self.seed, budget)
+        self.records += to_records(method, trials, outcome, shared)
         return outcome
 
     def choose(self, cell: Cell) -> Method:

@@ -1,0 +1,49 @@
+"""What a task is to those who judge planners: trials, and the environment that each is held in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Image = NDArray[np.uint8]
+Env = gym.Env[Image, Array]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One start and goal, as the environment's `reset` takes them."""
+
+    split: str
+    layout: NDArray[np.int8]
+    """what stands still, as a grid of 1 (wall) and 0 (free)"""
+    start: Array
+    goal: Array
+    distance: int
+    """how far the goal is, in the task's own unit, such as cells of the shortest path"""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What `reset` is given."""
+        return {"start": self.start, "goal": self.goal}
+
+
+class Task(Protocol):
+    """What trials are held in. An environment observes by images; its `info` has "success" and
+    "state", whose first two numbers are the place that pictures show, in (row, column) cells of the
+    layout, and, after `reset`, "goal", an image.
+    """
+
+    @property
+    def name(self) -> str:
+        """What records call it."""
+        ...
+
+    def make(self, trial: Trial, image_size: int) -> Env:
+        """The environment of one trial, to be reset with the trial's options."""
+        ...
