@@ -88,7 +88,7 @@ def run_trials(
     )
     observations, goals = [], []
     for env, trial in zip(envs, trials, strict=True):
-        image, info = env.reset(options=dict(trial.options))
+        image, info = env.reset(seed=trial.seed, options=dict(trial.options))
         observations.append(image)
         goals.append(info["goal"])
         out.paths.append([_place(info)])

@@ -286,7 +286,7 @@ def _digest(
     model: Hierarchy, method: Method, trials: Sequence[Trial], budget: int, task: Task
 ) -> str:
     """Of all that an outcome depends on."""
-    places = [[t.layout.tolist(), t.start.tolist(), t.goal.tolist()] for t in trials]
+    places = [[t.layout.tolist(), t.start.tolist(), t.goal.tolist(), t.seed] for t in trials]
     options = [to_dict(method), places, budget, repr(task)]
     digest = hashlib.sha256(json.dumps(options).encode())
     for tensor in model.state_dict().values():

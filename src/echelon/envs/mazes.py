@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
 from echelon.envs.point_maze import SUCCESS_RADIUS, PointMaze
-from echelon.envs.task import Env, Trial
+from echelon.envs.task import Env, Role, Trial
 from echelon.types import EchelonError
 
 BINS = ("1-4", "5-8", "9+")
 """shortest path in cells"""
 ENDLESS = 10**6
 HELD_OUT_LAYOUTS = "held-out-layouts"
-
-Role = Literal["test", "tune"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 Image = NDArray[np.uint8]
 Env = gym.Env[Image, Array]
+Role = Literal["test", "tune"]
+"""what trials are for: nothing is judged by those that it was chosen by"""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Trial:
     goal: Array
     distance: int
     """how far the goal is, in the task's own unit, such as cells of the shortest path"""
+    seed: int = 0
+    """of what happens by chance"""
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -45,5 +49,5 @@ class Task(Protocol):
         ...
 
     def make(self, trial: Trial, image_size: int) -> Env:
-        """The environment of one trial, to be reset with the trial's options."""
+        """The environment of one trial, to be reset with the trial's seed and options."""
         ...
