@@ -127,7 +127,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ((), "Collect, train"),
         (("demo",), "environment steps a trial"),
-        (("collect",), "actions an episode"),
+        (("collect",), "in a world of images"),
+        (("collect", "maze"), "actions an episode"),
+        (("collect", "four-room"), "of the expert's actions"),
         (("train",), "hidden units of the predictor"),
         (("evaluate",), "level 0 first"),
         (("plan",), "PNG of the goal"),
@@ -152,10 +154,12 @@ def test_help(command: tuple[str, ...], documented: str, capsys: Capture) -> Non
 
 def test_what_is_unknown_is_refused(capsys: Capture, tmp_path: Path) -> None:
     for arguments in (
-        ("collect", str(tmp_path / "x.h5"), "--no-such-option", "1"),
-        ("collect", str(tmp_path / "x.h5"), "--episodes", "many"),
+        ("collect", "maze", str(tmp_path / "x.h5"), "--no-such-option", "1"),
+        ("collect", "maze", str(tmp_path / "x.h5"), "--episodes", "many"),
         ("no-such-command",),
         ("collect",),
+        ("collect", "no-such-world", str(tmp_path / "x.h5")),
+        ("collect", "maze"),
         (),
     ):
         with pytest.raises(SystemExit) as caught:
@@ -283,35 +287,52 @@ def test_training_again_returns_what_is_there(
 def test_collect(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "deep" / "maze.h5"
     small = ["--episodes", "2", "--steps", "5", "--maze-size", "2", "--image-size", "16"]
-    assert main(["collect", str(path), *small]) == 0
+    assert main(["collect", "maze", str(path), *small]) == 0
     assert capsys.readouterr().out.strip() == str(path)
     assert main(["inspect", str(path), "--verify"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["episodes"], shown["transitions"], shown["action_dim"]) == (2, 10, 2)
     assert shown["meta"]["task"] == "point-maze"
     before = contents(tmp_path)
-    assert "is there already" in refused(capsys, "collect", path, *small)
+    assert "is there already" in refused(capsys, "collect", "maze", path, *small)
     assert contents(tmp_path) == before
+
+
+def test_collect_four_rooms(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "rooms.h5"
+    small = ["--episodes", "2", "--steps", "5", "--image-size", "16"]
+    assert main(["collect", "four-room", str(path), *small]) == 0
+    assert capsys.readouterr().out.strip() == str(path)
+    assert main(["inspect", str(path), "--verify"]) == 0
+    assert json.loads(capsys.readouterr().out)["transitions"] == 10
+    assert "is there already" in refused(capsys, "collect", "four-room", path, *small)
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--maze-size", "1"), "a maze of 1 junctions has no path"),
-        (("--episodes", "1"), "at least two episodes"),
-        (("--steps", "0"), "at least one step"),
-        (("--image-size", "20"), "multiple of 8"),
-        (("--image-size", "0"), "multiple of 8"),
-        (("--action-repeat", "0"), "action-repeat"),
-        (("--maze-loops", "1.5"), "maze-loops"),
-        (("--correlations", "0.5", "1.5"), "correlations"),
-        (("--correlations",), "correlations"),
+        (("maze", "--maze-size", "1"), "a maze of 1 junctions has no path"),
+        (("maze", "--episodes", "1"), "at least two episodes"),
+        (("maze", "--steps", "0"), "at least one step"),
+        (("maze", "--image-size", "20"), "multiple of 8"),
+        (("maze", "--image-size", "0"), "multiple of 8"),
+        (("maze", "--action-repeat", "0"), "action-repeat"),
+        (("maze", "--maze-loops", "1.5"), "maze-loops"),
+        (("maze", "--correlations", "0.5", "1.5"), "correlations"),
+        (("maze", "--correlations"), "correlations"),
+        (("maze", "--mazes", "0"), "at least 1 layout"),
+        (("maze", "--mazes", "9", "--episodes", "8"), "one in each maze"),
+        (("maze", "--kind", "open", "--maze-size", "2"), "too few for walls"),
+        (("maze", "--speed", "-1"), "speed"),
+        (("four-room", "--episodes", "1"), "at least two episodes"),
+        (("four-room", "--image-size", "20"), "multiple of 8"),
+        (("four-room", "--expert", "2"), "a share"),
     ],
 )
 def test_collecting_that_cannot_be(
     options: tuple[str, ...], told: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert told in refused(capsys, "collect", tmp_path / "x.h5", *options)
+    assert told in refused(capsys, "collect", *options[:1], tmp_path / "x.h5", *options[1:])
     assert not list(tmp_path.iterdir())
 
 
@@ -328,7 +349,7 @@ def test_a_full_disk(
     monkeypatch.setattr(os, "fsync", full)
     small = ("--episodes", "2", "--steps", "2", "--maze-size", "2", "--image-size", "16")
     for arguments in (
-        ("collect", tmp_path / "x.h5", *small),
+        ("collect", "maze", tmp_path / "x.h5", *small),
         ("train", episodes, "--out", tmp_path / "run", *TRAIN),
         ("train", episodes, "--out", tmp_path / "new", *TRAIN),
     ):

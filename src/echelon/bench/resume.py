@@ -34,7 +34,7 @@ class Resume:
         data = self.runs / "episodes.h5"
         base = [sys.executable, "-m", "echelon.cli"]
         if not data.exists():
-            subprocess.run([*base, "collect", str(data), "--episodes", "100"], check=True)
+            subprocess.run([*base, "collect", "maze", str(data), "--episodes", "100"], check=True)
         first, second = map(str, self.steps)
         short = ["--train.stages.0.steps", first, "--train.stages.1.steps", second]
         short += ["--train.checkpoint-seconds", "1"]

@@ -1,0 +1,37 @@
+"""The command line. Options are the fields of the configuration classes; unknown ones are refused."""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+
+from echelon.cli.data import Collect, Inspect, Scales
+from echelon.cli.plan import Evaluate, Plan, Report
+from echelon.cli.train import Decoder, Demo, Train
+from echelon.limits import in_one_line
+from echelon.types import EchelonError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; 0, or 2 for a user's mistake, or 130 for Ctrl-C."""
+    from echelon.bench import Bench
+
+    commands = (Demo, Collect, Train, Evaluate, Plan, Decoder, Report, Scales, Inspect, Bench)
+    subcommands = {command.__name__.lower(): command for command in commands}
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            subcommands, args=arguments, prog="echelon", description=__doc__
+        )
+        with in_one_line():
+            command()
+    except EchelonError as error:
+        print(f"echelon: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"echelon: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nechelon: stopped; the same command goes on from what it kept", file=sys.stderr)
+        return 130
+    return 0
