@@ -118,9 +118,14 @@ def test_a_split_of_no_bin_takes_any_distance() -> None:
 def test_trials_are_spread_evenly_over_layouts() -> None:
     some = [layouts.scatter(8, seed) for seed in range(3)]
     trials = spread_trials(some, 7, 0, "test", ("1-4", "5-8"))
-    assert [t.split for t in trials] == ["1-4"] * 7 + ["5-8"] * 7
-    counts = [sum(t.layout is layout for t in trials) for layout in some]
-    assert counts == [6, 4, 4]
+    counts = [
+        [sum(t.layout is layout and t.split == split for t in trials) for layout in some]
+        for split in ("1-4", "5-8")
+    ]
+    assert counts == [[3, 2, 2]] * 2
+    alone = spread_trials([LARGE], 5, 0, "test", BINS)
+    for one, other in zip(alone, make_trials(LARGE, 5, 0, "test", BINS), strict=True):
+        assert (one.split, *one.start, *one.goal) == (other.split, *other.start, *other.goal)
     with pytest.raises(EchelonError, match="too few for 3 layouts"):
         spread_trials(some, 2, 0, "test", ("1-4",))
 
@@ -373,6 +378,20 @@ def test_diagnostics_are_what_the_report_reads(model: Hierarchy, tmp_path: Path)
         assert latent.sign_agreement is not None
         assert latent.distance_map is not None
         assert min(latent.distance_map.distance) == 0
+
+
+def test_diagnostics_look_at_one_layout_of_several(model: Hierarchy, tmp_path: Path) -> None:
+    config = CollectConfig(episodes=6, steps=12, kind="open", maze_size=5, mazes=2)
+    collect(config, tmp_path / "episodes.h5", QUIET)
+    episodes = Episodes.open(tmp_path / "episodes.h5")
+    state = episodes.column("state").reshape(6, 13, 4)[..., :2]
+    for layout, ids in zip(config.layouts, ([2, 4], [1, 5]), strict=True):
+        found = diagnose(model, episodes, np.array([1, 2, 4, 5]), layout)
+        still = next(c for c in found["open_loop"]["curves"] if c["name"] == "no change")
+        moved = np.linalg.norm(state[ids, -1] - state[ids, 1], axis=-1).mean()
+        assert still["error"][-1] == pytest.approx(moved, rel=1e-3)
+    with pytest.raises(EchelonError, match="no held-out episode is in layout 0"):
+        diagnose(model, episodes, np.array([1, 3]), config.layout)
 
 
 def test_diagnostics_of_one_episode_and_a_layout_without_far_goals(

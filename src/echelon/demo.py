@@ -18,7 +18,7 @@ from echelon.collect import CollectConfig, collect
 from echelon.config import ModelConfig, TrainConfig
 from echelon.data.episodes import Episodes
 from echelon.diagnostics import diagnose
-from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, make_trials
+from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, make_trials, spread_trials
 from echelon.envs.task import Trial
 from echelon.evaluation import Method
 from echelon.experiment import Results, compare, demo_methods, write_results
@@ -140,12 +140,11 @@ def evaluate(
 
 
 def trials_of(config: DemoConfig) -> dict[str, list[Trial]]:
-    """Test trials in the layout trained in, by distance, and in layouts never seen."""
+    """Test trials in the layouts trained in, by distance, and in layouts never seen."""
     seed = config.train.seed
-    home = make_trials(config.collect.layout, config.trials, seed, "test", BINS)
+    home = spread_trials(config.collect.layouts, config.trials, seed, "test", BINS)
     away: list[Trial] = []
     for number in range(config.held_out_layouts):
-        other = replace(config.collect, maze_seed=HELD_OUT_SEED + number)
-        split = (HELD_OUT_LAYOUTS,)
-        away += make_trials(other.layout, config.layout_trials, seed, "test", split)
+        other = config.collect.layout_of(HELD_OUT_SEED + number)
+        away += make_trials(other, config.layout_trials, seed, "test", (HELD_OUT_LAYOUTS,))
     return {"home": home, "away": away} if away else {"home": home}

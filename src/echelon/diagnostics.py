@@ -17,11 +17,12 @@ from echelon.data.episodes import Episodes
 from echelon.data.windows import coarsen
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
+from echelon.envs.mazes import MazeTask
 from echelon.images import png_text
 from echelon.losses import effective_rank
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.planner import rollout
-from echelon.types import DistanceKind, Window, tree_map
+from echelon.types import DistanceKind, EchelonError, Window, tree_map
 
 Array = NDArray[Any]
 
@@ -35,8 +36,12 @@ WINDOWS = 300
 def diagnose(
     model: Hierarchy, episodes: Episodes, held_out: Array, layout: Layout, seed: int = 0
 ) -> dict[str, Any]:
-    """Everything that the report's section on the model shows; see :mod:`echelon.report.html`."""
+    """Everything that the report's section on the model shows; see :mod:`echelon.report.html`.
+
+    layout: one of those that the episodes were collected in; those held out in it are looked at.
+    """
     atlas = Atlas.of(model, layout, spacing=0.1)
+    held_out = _collected_in(layout, episodes, held_out)
     frames, actions, places = _stretches(episodes, held_out, model.context, seed)
     example = frames[0, 1]
     return {
@@ -48,6 +53,19 @@ def diagnose(
         "observation_png": png_text(example),
         "goal_png": png_text(frames[1 % len(frames), -1]),
     }
+
+
+def _collected_in(layout: Layout, episodes: Episodes, ids: Array) -> Array:
+    some = MazeTask.layouts_of(episodes.meta)
+    if len(some) == 1:
+        return ids
+    number = next(i for i, known in enumerate(some) if np.array_equal(known, layout))
+    found = ids[episodes.column("layout")[episodes.offsets[ids]] == number]
+    if len(found) == 0:
+        raise EchelonError(
+            f"{episodes.path}: no held-out episode is in layout {number}; collect more"
+        )
+    return found
 
 
 def _stretches(

@@ -358,7 +358,7 @@ def _figures(trainer: Trainer, model: Hierarchy, config: DemoConfig) -> dict[str
     found = diagnose(model, trainer.episodes, trainer.held_out_ids, config.collect.layout)
     away: list[list[float | None]] = []
     for number in range(config.held_out_layouts):
-        layout = replace(config.collect, maze_seed=HELD_OUT_SEED + number).layout
+        layout = config.collect.layout_of(HELD_OUT_SEED + number)
         atlas = Atlas.of(model, layout, SPACING)
         away.append([sign_agreement(model, i, atlas) for i in range(len(model.levels))])
     by_level = [[x for x in level if x is not None] for level in zip(*away, strict=True)]

@@ -101,9 +101,8 @@ def spread_trials(
     shares = [len(share) for share in np.array_split(np.arange(per_split), len(some))]
     return [
         trial
-        for split in splits
         for layout, share in zip(some, shares, strict=True)
-        for trial in make_trials(layout, share, seed, role, (split,))
+        for trial in make_trials(layout, share, seed, role, splits)
     ]
 
 

@@ -54,7 +54,7 @@ class Maze:
 
     def elsewhere(self, number: int) -> Layout:
         """A layout of the same size that no model was trained in."""
-        return replace(self.config.collect, maze_seed=HELD_OUT_SEED + number).layout
+        return self.config.collect.layout_of(HELD_OUT_SEED + number)
 
     def trials(self, seed: int, count: int, split: str) -> list[Trial]:
         """Test trials of one split; in held-out layouts, half of them in each of two."""
