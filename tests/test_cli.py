@@ -659,9 +659,9 @@ def test_an_evaluation_of_nothing(option: str, maze: Path, tmp_path: Path, capsy
 
 def test_a_layout_without_a_path(maze: Path, tmp_path: Path, capsys: Capture) -> None:
     header, tensors = checkpoint.read_tensors(maze, "model")
-    walled = np.array(header["about"]["meta"]["layout"])
+    (walled,) = MazeTask.layouts_of(header["about"]["meta"])
     walled[3] = 1
-    header["about"]["meta"]["layout"] = walled.tolist()
+    header["about"]["meta"] = MazeTask().meta([walled])
     path = tmp_path / "walled.safetensors"
     checkpoint.write_tensors(path, tensors, "model", header)
     line = refused(capsys, "evaluate", path, "--out", tmp_path / "out", "--trials", "1")
