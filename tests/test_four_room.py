@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from echelon.envs.four_room import (
     SIZE,
     SPEED,
     SPLITS,
-    STEPS,
     FourRoom,
     FourRoomCollect,
     FourRooms,
@@ -196,7 +196,7 @@ def test_a_goal_can_be_reached_in_time_by_who_knows_the_way(
         assert not info["success"]
         expert = four_room._Expert(trial.layout, np.random.default_rng(0))
         expert._field = layouts.distances(trial.layout, tuple(np.floor(trial.goal).astype(int)))
-        for _ in range(STEPS):
+        for _ in range(210):
             _, _, _, _, info = env.step(expert.direction(info["state"][:2].tolist()))
             if info["success"]:
                 break
@@ -248,9 +248,9 @@ def test_experts_go_through_doors_more_often(tmp_path: Path) -> None:
         ({"correlations": ()}, "at least one"),
     ],
 )
-def test_wrong_options(options: dict[str, object], says: str) -> None:
+def test_wrong_options(options: dict[str, Any], says: str) -> None:
     with pytest.raises(EchelonError, match=says):
-        FourRoomCollect(**options)  # type: ignore[arg-type]
+        FourRoomCollect(**options)
 
 
 def test_doors_are_sixteen_units_wide() -> None:

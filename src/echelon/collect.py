@@ -13,6 +13,7 @@ from echelon.data.episodes import EpisodeWriter
 from echelon.envs import layouts
 from echelon.envs.mazes import MazeTask
 from echelon.envs.point_maze import PointMaze, draw, draw_background
+from echelon.envs.task import check_collection
 from echelon.progress import Progress
 from echelon.types import EchelonError
 
@@ -45,20 +46,15 @@ class CollectConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.episodes < max(2, self.mazes) or self.steps < 1:
-            raise EchelonError(
-                "collect: at least two episodes of at least one step are needed, and one in each maze"
-            )
-        if self.image_size % 8 or self.image_size < 8:
-            raise EchelonError("image-size: must be a multiple of 8")
+        check_collection(self.episodes, self.steps, self.image_size, self.correlations)
         if self.action_repeat < 1:
             raise EchelonError("action-repeat: an action is held for at least 1 simulator step")
         if not 0 <= self.maze_loops <= 1:
             raise EchelonError("maze-loops: a share, between 0 and 1")
-        if self.mazes < 1:
-            raise EchelonError("mazes: at least 1 layout is needed")
-        if not self.correlations or not all(0 <= c < 1 for c in self.correlations):
-            raise EchelonError("correlations: at least one, each at least 0 and below 1")
+        if not 1 <= self.mazes <= self.episodes:
+            raise EchelonError(
+                "mazes: at least 1 layout is needed, and an episode, one in each maze"
+            )
         if self.speed < 0:
             raise EchelonError("speed: must not be below 0")
 

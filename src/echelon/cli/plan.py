@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Paired trials of planners on the layout that a checkpoint was trained in."""
+    """Paired trials of planners in the layouts that a checkpoint was trained in."""
 
     checkpoint: Positional[Path]
     out: Path

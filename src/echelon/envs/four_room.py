@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -27,7 +27,7 @@ from torch import Tensor
 from echelon.data.episodes import EpisodeWriter
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
-from echelon.envs.task import Array, Env, Image, Role, Trial
+from echelon.envs.task import Array, Env, Image, Role, Trial, check_collection
 from echelon.progress import Progress
 from echelon.types import EchelonError
 
@@ -51,10 +51,8 @@ JUMP = 1 / 35
 """probability that the distractor is elsewhere after a step"""
 REACHED = 1.0
 """cells from the goal that count as there"""
-STEPS = 210
-"""that a trial may take"""
 LONGEST = 50
-"""cells of a trial's shortest way along rows and columns, which takes 160 steps"""
+"""cells of a trial's shortest way along rows and columns, which takes 160 steps; H-JEPA allows 210"""
 SPLITS = ("1-door", "2-doors", "3-doors")
 """on the shortest way; the second is H-JEPA's task"""
 
@@ -62,8 +60,11 @@ FLOOR, STONE, AGENT, OTHER = (236, 236, 230), (62, 68, 84), (214, 58, 44), (52, 
 DRAWN = 0.75
 """cells; radius of what moves, drawn larger than it is, which would be a pixel"""
 
+Closed: TypeAlias = Sequence[bool] | NDArray[np.bool_]
+"""of each door"""
 
-def rooms(closed: Sequence[bool]) -> Layout:
+
+def rooms(closed: Closed) -> Layout:
     """The layout with some doors closed, ``[28, 28]``."""
     grid = np.zeros((SIZE, SIZE), np.int8)
     grid[[0, -1]] = grid[:, [0, -1]] = 1
@@ -217,7 +218,7 @@ def make_trials(split: str, count: int, seed: int, role: Role) -> list[Trial]:
     rng = np.random.default_rng((seed, role == "test", doors))
     found: list[Trial] = []
     while len(found) < count:
-        closed = tuple(rng.random(len(DOORS)) < CLOSED)
+        closed = rng.random(len(DOORS)) < CLOSED
         pair = rng.integers(len(inside), size=2)
         start, goal = inside[pair]
         if is_test[tuple(pair)] != (role == "test") or doors_between(closed, start, goal) != doors:
@@ -232,9 +233,7 @@ def make_trials(split: str, count: int, seed: int, role: Role) -> list[Trial]:
     return found
 
 
-def doors_between(
-    closed: Sequence[bool], start: NDArray[np.int64], goal: NDArray[np.int64]
-) -> int | None:
+def doors_between(closed: Closed, start: NDArray[np.int64], goal: NDArray[np.int64]) -> int | None:
     """On the way from a cell to another that passes the fewest; None where there is no way."""
     first, last = (_room(cell) for cell in (start, goal))
     ways = [[(first + i) % 4 for i in range((last - first) % 4)]]  # clockwise, door by door
@@ -280,40 +279,35 @@ class FourRoomCollect:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.episodes < 2 or self.steps < 1:
-            raise EchelonError("collect: at least two episodes of at least one step are needed")
-        if self.image_size % 8 or self.image_size < 8:
-            raise EchelonError("image-size: must be a multiple of 8")
+        check_collection(self.episodes, self.steps, self.image_size, self.correlations)
         if not 0 <= self.expert <= 1 or self.noise < 0:
             raise EchelonError("expert: a share, between 0 and 1; and noise must not be below 0")
-        if not self.correlations or not all(0 <= c < 1 for c in self.correlations):
-            raise EchelonError("correlations: at least one, each at least 0 and below 1")
 
 
 def collect(config: FourRoomCollect, path: Path, progress: Progress) -> None:
     """Write the episodes of `config` to an HDF5 file, with the true state as a column of its own."""
     meta = {"task": FourRoomTask().name, "env": FourRoom.__name__}
+    order = np.random.default_rng(config.seed).permutation(config.episodes)
     with (
         EpisodeWriter(path, meta) as writer,
         progress.task("collect", config.episodes) as advance,
     ):
         for first in range(0, config.episodes, TOGETHER):
-            numbers = range(first, min(first + TOGETHER, config.episodes))
-            for episode in _episodes(config, numbers):
+            expert = order[first : first + TOGETHER] < config.expert * config.episodes
+            for episode in _episodes(config, first, expert):
                 writer.add(episode)
                 advance(None)
 
 
-def _episodes(config: FourRoomCollect, numbers: range) -> list[dict[str, NDArray[Any]]]:
-    """Some episodes, side by side."""
-    count = len(numbers)
-    rng = np.random.default_rng((config.seed, numbers.start))
-    some = np.stack([rooms(tuple(rng.random(len(DOORS)) < CLOSED)) for _ in numbers])
+def _episodes(
+    config: FourRoomCollect, first: int, expert: NDArray[np.bool_]
+) -> list[dict[str, NDArray[Any]]]:
+    """Some episodes, side by side, from number `first` on; `expert` says which of them are one's."""
+    count = len(expert)
+    rng = np.random.default_rng((config.seed, first))
+    some = np.stack([rooms(rng.random(len(DOORS)) < CLOSED) for _ in range(count)])
     world = FourRooms(some, config.image_size, int(rng.integers(2**31)))
-    experts = [
-        _Expert(layout, rng) if number < config.expert * config.episodes else None
-        for number, layout in zip(_mixed(config)[numbers.start : numbers.stop], some, strict=True)
-    ]
+    experts = {int(i): _Expert(some[i], rng) for i in np.flatnonzero(expert)}
     correlation = rng.choice(config.correlations, count)[:, None]
     noise = rng.normal(size=(count, 2))
     frames, states, actions = list[Tensor](), list[Tensor](), list[NDArray[np.float64]]()
@@ -325,19 +319,14 @@ def _episodes(config: FourRoomCollect, numbers: range) -> list[dict[str, NDArray
         fresh = rng.normal(size=(count, 2))
         noise = correlation * noise + np.sqrt(1 - correlation**2) * fresh
         action = noise.copy()
-        for i, (expert, place) in enumerate(zip(experts, world.agent.tolist(), strict=True)):
-            if expert:
-                action[i] = expert.direction(place) + config.noise * noise[i]
+        places = world.agent.tolist()
+        for i, guide in experts.items():
+            action[i] = guide.direction(places[i]) + config.noise * noise[i]
         actions.append(np.clip(action, -1, 1))
         world.step(torch.from_numpy(actions[-1]).float())
     pixels, state = torch.stack(frames, 1).numpy(), torch.stack(states, 1).numpy()
     action = np.stack(actions, 1).astype(np.float32)
     return [{"pixels": pixels[i], "action": action[i], "state": state[i]} for i in range(count)]
-
-
-def _mixed(config: FourRoomCollect) -> list[int]:
-    """Numbers of the episodes in an order that mixes experts and the others."""
-    return np.random.default_rng(config.seed).permutation(config.episodes).tolist()
 
 
 class _Expert:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+
+from echelon.types import EchelonError
 
 Array = NDArray[np.floating[Any]]
 Image = NDArray[np.uint8]
@@ -35,6 +37,18 @@ class Trial:
     def options(self) -> Mapping[str, Any]:
         """What `reset` is given."""
         return {"start": self.start, "goal": self.goal}
+
+
+def check_collection(
+    episodes: int, steps: int, image_size: int, correlations: Sequence[float]
+) -> None:
+    """What every collection must keep to; EchelonError otherwise."""
+    if episodes < 2 or steps < 1:
+        raise EchelonError("collect: at least two episodes of at least one step are needed")
+    if image_size % 8 or image_size < 8:
+        raise EchelonError("image-size: must be a multiple of 8")
+    if not correlations or not all(0 <= c < 1 for c in correlations):
+        raise EchelonError("correlations: at least one, each at least 0 and below 1")
 
 
 class Task(Protocol):
