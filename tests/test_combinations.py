@@ -43,6 +43,8 @@ SEEING = replace(FINE, lift_width=16)
 """wide enough for a transformer"""
 MAP = EncoderConfig(kind="conv", grid=2)
 LOCAL = replace(FINE, latent_dim=8, predictor="conv", width=4)
+PLACES = EncoderConfig(kind="keypoints", grid=4, channels=2)
+LOOKING = replace(FINE, latent_dim=2, predictor="local", glimpse=3)
 MASKED = MaskedConfig(frames=4, width=12, depth=1, heads=2)
 JOINT = StageConfig((0, 1), 2, 8, train_encoder=True, gradient_below=True)
 VISION = StageConfig((0,), 2, 8, train_encoder=True)
@@ -116,6 +118,19 @@ CASES: dict[str, Case] = {
         encoder=MAP,
     ),
     "conv, own latent above": Case((LOCAL, ABOVE), encoder=MAP, stages=(JOINT,)),
+    "keypoints, local at both levels": Case(
+        (
+            LOOKING,
+            replace(LOOKING, latent="shared", stride=4, action_dim=2, rollout=2, spacing=2.0),
+        ),
+        encoder=PLACES,
+    ),
+    "keypoints, own latent above": Case(
+        (replace(LOOKING, latent_dim=4, loss=LossConfig(spread=1.0)), ABOVE),
+        ("level0/spread",),
+        encoder=PLACES,
+        stages=(JOINT, UPPER),
+    ),
     "vit, images": Case((SEEING, ABOVE), encoder=VIT),
     "vit, clips": Case((SEEING, ABOVE), encoder=CLIPS),
     "predictor transformer": Case(

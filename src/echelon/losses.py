@@ -27,6 +27,14 @@ def variance_hinge(z: Tensor, floor: float = 1.0) -> Tensor:
     return torch.relu(floor - (z.var(0) + 1e-4).sqrt()).mean()
 
 
+def spread(z: Tensor) -> Tensor:
+    """``mean(max(0, 1 - rms difference)^2)`` of latents z [N, D], of which rows 2i and 2i + 1 are two
+    moments of one episode: they are to lie 1 apart in each dimension, in the mean over pairs.
+    """
+    apart = (z[::2] - z[1::2]).square().mean(0)
+    return torch.relu(1 - (apart + 1e-8).sqrt()).square().mean()
+
+
 def correlation(z: Tensor) -> Tensor:
     """Mean squared correlation between latents, z [N, D]; 0 for one latent.
 

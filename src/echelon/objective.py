@@ -180,6 +180,8 @@ def level_terms(
         if weight := getattr(weights, name):
             with torch.autocast(flat.device.type, enabled=False):
                 terms[name] = weight * term(flat)
+    if weights.spread:
+        terms["spread"] = weights.spread * losses.spread(gather(z[:, 0]))
     if weights.smoothness:
         terms["smoothness"] = weights.smoothness * losses.smoothness(z)
     if weights.inverse_dynamics:

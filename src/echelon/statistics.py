@@ -21,6 +21,7 @@ from echelon.data.windows import WindowSampler
 from echelon.graph import Landmarks, fit_landmarks
 from echelon.models.foreign import ForeignEncoder
 from echelon.models.hierarchy import NEIGHBOURS, Hierarchy, ImageLift, LatentLift
+from echelon.models.scene import KeypointEncoder
 from echelon.types import EchelonError, tree_map
 
 ENCODE_BATCH = 2048
@@ -47,8 +48,9 @@ def fit_inputs(model: Hierarchy, episodes: Episodes, ids: Ids) -> None:
         some = encode(model, episodes, chosen).cpu().numpy()
     else:
         some = episodes.pixels[chosen].astype(np.float32)
-    encoder.mean.copy_(torch.from_numpy(some.mean(0)))
-    encoder.scale.fill_(1 / max(float((some - some.mean(0)).std()), 1e-3))
+    mean = some.mean(tuple(range(some.ndim - encoder.mean.ndim)))
+    encoder.mean.copy_(torch.from_numpy(mean))
+    encoder.scale.fill_(1 / max(float((some - mean).std()), 1e-3))
     if model.config.proprio:
         proprio = episodes.column(model.config.proprio)[rows]
         level.lift.proprio_mean.copy_(torch.from_numpy(proprio.mean(0)))
@@ -87,6 +89,21 @@ def encode(model: Hierarchy, episodes: Episodes, rows: Ids) -> Tensor:
         pixels = torch.from_numpy(episodes.pixels[chunk]).to(device)
         latents.append(lift.encoder(pixels)[:, 0])
     return torch.cat(latents)
+
+
+@torch.no_grad()
+def scenes(model: Hierarchy, episodes: Episodes) -> tuple[Tensor, Tensor] | None:
+    """``[E, C, G, G]``, the scene at the beginning of each episode, and ``[N]``, which episode a frame
+    is of; None where the encoder has none.
+    """
+    encoder = model.levels[0].lift.encoder if isinstance(model.levels[0].lift, ImageLift) else None
+    if not isinstance(encoder, KeypointEncoder):
+        return None
+    device = encoder.mean.device
+    chunks = np.array_split(episodes.offsets, math.ceil(len(episodes.offsets) / ENCODE_BATCH))
+    found = [encoder.scene(torch.from_numpy(episodes.pixels[at]).to(device)) for at in chunks]
+    episode = np.repeat(np.arange(len(episodes.lengths)), episodes.lengths)
+    return torch.cat(found), torch.from_numpy(episode).to(device)
 
 
 @torch.no_grad()

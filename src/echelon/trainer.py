@@ -191,12 +191,14 @@ class Trainer:
         skipped = self.model.context - 1 if stage.train_encoder else 1
         length = skipped + self.config.window(self.model.config, stage)
         process = self.fabric.global_rank, self.fabric.world_size
+        around = None if stage.train_encoder else statistics.scenes(self.model, self.episodes)
+        paired = any(self.model.config.levels[i].loss.spread for i in stage.levels)
+        seed, where = hash((self.config.seed, index)) % 2**32, self.episodes
         made: list[Batches] = []
         for ids in (self.train_ids, self.held_out_ids):
-            sampler = WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
-            seed = hash((self.config.seed, index)) % 2**32
-            size = stage.batch_size
-            made.append(Batches(inputs, actions, sampler, size, seed, skipped, *process))
+            sampler = WindowSampler.of(where.lengths, where.offsets, ids, length, paired)
+            fixed = (sampler, stage.batch_size, seed, skipped, *process, around)
+            made.append(Batches(inputs, actions, *fixed))
         return made[0], made[1]
 
     # ------------------------------------------------------------------ log and resume

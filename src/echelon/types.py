@@ -58,8 +58,18 @@ def tree_map(function: Callable[..., Any], *trees: State) -> Any:
 
 
 def tree_stack(trees: Sequence[State], dim: int) -> State:
-    """Stack equal trees along a new dimension."""
-    return tree_map(lambda *leaves: torch.stack(leaves, dim), *trees)
+    """Stack equal trees along a new dimension; a tensor that is the same in all is not copied."""
+
+    def stack(*leaves: Tensor) -> Tensor:
+        if all(leaf is leaves[0] for leaf in leaves):
+            return (
+                leaves[0]
+                .unsqueeze(dim)
+                .expand(*leaves[0].shape[:dim], len(leaves), *leaves[0].shape[dim:])
+            )
+        return torch.stack(leaves, dim)
+
+    return tree_map(stack, *trees)
 
 
 def tree_leading(state: State, dims: int = 1) -> tuple[int, ...]:

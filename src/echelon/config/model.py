@@ -28,6 +28,9 @@ class LossConfig:
     """entropy of the latents; in place of the two above, it lets slow latents grow large"""
     sigreg: float = 0.0
     """distance of the latents' distribution to a standard Gaussian (SIGReg)"""
+    spread: float = 0.0
+    """hinge that keeps two moments of the same episode apart, 1 in each dimension of the latent: what
+    tells episodes apart, such as their layouts, does not satisfy it. Windows then come in pairs"""
     smoothness: float = 6.0
     """squared change of the latent from one step of this level to the next"""
     inverse_dynamics: float = 0.5
@@ -130,8 +133,9 @@ class LandmarkConfig:
 class EncoderConfig:
     """Level 0's eyes: frames to latents."""
 
-    kind: Literal["patches", "conv", "vit", "foreign"] = "patches"
-    """patches and one readout; a map of the image (conv); a transformer over tubelets (vit);
+    kind: Literal["patches", "conv", "keypoints", "vit", "foreign"] = "patches"
+    """patches and one readout; a map of the image (conv); places in the image, and a map of what is
+    around them (keypoints); a transformer over tubelets (vit);
     somebody's own model (foreign), which echelon.on_top_of is given"""
     frames: int = 1
     """consecutive frames that one latent is made of (vit, foreign): 1 an image, more a clip"""
@@ -142,11 +146,16 @@ class EncoderConfig:
     heads: int = 4
     """of attention (vit)"""
     grid: int = 8
-    """height and width of the map; the latent's size is a multiple of its cells (conv)"""
+    """height and width of the map; the latent's size is a multiple of its cells (conv); of the scene
+    (keypoints)"""
+    channels: int = 8
+    """of the scene (keypoints)"""
 
     def __post_init__(self) -> None:
-        if min(self.frames, self.patch, self.depth, self.heads, self.grid) < 1:
-            raise EchelonError("encoder: frames, patch, depth, heads and grid are at least 1")
+        if min(self.frames, self.patch, self.depth, self.heads, self.grid, self.channels) < 1:
+            raise EchelonError(
+                "encoder: frames, patch, depth, heads, grid and channels are at least 1"
+            )
         if self.frames > 1 and self.kind not in ("vit", "foreign"):
             raise EchelonError(
                 f"encoder.frames: '{self.kind}' sees one frame at a time; set encoder.kind to vit"
@@ -171,7 +180,9 @@ class LevelConfig:
     span: tuple[int, int] | None = None
     """least and most steps of the level below in one step here, drawn anew for every step of
     training (transformer); None trains on the stride alone"""
-    predictor: Literal["mlp", "conv", "transformer"] = "mlp"
+    predictor: Literal["mlp", "conv", "local", "transformer"] = "mlp"
+    """of the whole latent at once; of a map (conv); of what is around keypoints (local); of the last
+    steps (transformer)"""
     width: int = 256
     """hidden units of the predictor (conv: channels)"""
     depth: int = 2
@@ -183,6 +194,10 @@ class LevelConfig:
     """own steps that the predictor looks back over, the present one included (transformer)"""
     heads: int = 4
     """of attention (transformer)"""
+    glimpse: int = 5
+    """samples of the scene around a keypoint, on a side of a square (local)"""
+    spacing: float = 1.0
+    """between those samples, in cells of the scene (local)"""
     lift_width: int = 64
     """hidden units of the lift (level 0: width of the encoder)"""
     difference_scale: float = 4.0
@@ -196,11 +211,19 @@ class LevelConfig:
     landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
 
     def __post_init__(self) -> None:
-        for name in ("stride", "rollout", "latent_dim", "width", "ensemble", "history", "heads"):
+        for name in (
+            *("stride", "rollout", "latent_dim", "width", "ensemble", "history", "heads"),
+            "glimpse",
+        ):
             if (value := getattr(self, name)) < 1:
                 raise EchelonError(f"{name}: {value} must be at least 1")
-        if self.ensemble > 1 and self.predictor == "transformer":
-            raise EchelonError("ensemble: a transformer remembers; use an mlp or a conv predictor")
+        if self.spacing <= 0:
+            raise EchelonError(f"spacing: {self.spacing} must be above 0")
+        if self.ensemble > 1 and self.predictor in ("transformer", "local"):
+            raise EchelonError(
+                f"ensemble: a {self.predictor} predictor keeps something of its own from step to step; "
+                "use mlp or conv"
+            )
         if self.span is not None:
             low, high = self.span
             if self.macro != "transformer":
@@ -250,10 +273,12 @@ class ModelConfig:
             raise EchelonError(
                 "levels.0.stride: level 0 is the primitive one, its stride must be 1"
             )
-        if self.encoder.kind == "foreign" and self.levels[0].landmarks.model_edges:
+        if self.encoder.kind in ("foreign", "keypoints") and any(
+            level.landmarks.model_edges for level in self.levels
+        ):
             raise EchelonError(
-                "levels.0.landmarks.model_edges: level 0 is somebody's own model, which cannot predict "
-                "from latents alone; leave it out"
+                f"landmarks.model_edges: with encoder.kind {self.encoder.kind} nothing can be "
+                "predicted from latents alone; leave it out"
             )
         if self.levels[0].latent == "shared":
             raise EchelonError("levels.0.latent: there is no level below to share it with")
@@ -262,6 +287,10 @@ class ModelConfig:
             raise EchelonError(
                 f"levels.0.latent_dim: {self.levels[0].latent_dim} is not a multiple of the map's "
                 f"{self.encoder.grid} x {self.encoder.grid} cells"
+            )
+        if self.encoder.kind == "keypoints" and self.levels[0].latent_dim % 2:
+            raise EchelonError(
+                f"levels.0.latent_dim: {self.levels[0].latent_dim} is odd; a keypoint has two numbers"
             )
         for index, (below, level) in enumerate(pairwise(self.levels), start=1):
             if level.macro == "concat":
@@ -283,11 +312,22 @@ class ModelConfig:
                     f"levels.{index}.predictor: conv needs a latent that is a map; set encoder.kind to "
                     "conv, and latent to shared above level 0"
                 )
+            if level.predictor == "local" and not self.has_scene(index):
+                raise EchelonError(
+                    f"levels.{index}.predictor: local needs a scene to look at; set encoder.kind to "
+                    "keypoints, and latent to shared above level 0"
+                )
 
     def is_map(self, index: int) -> bool:
         """Whether the latent of a level is a map of the image."""
-        shared = all(level.latent == "shared" for level in self.levels[1 : index + 1])
-        return self.encoder.kind == "conv" and shared
+        return self.encoder.kind == "conv" and self._shared(index)
+
+    def has_scene(self, index: int) -> bool:
+        """Whether states of a level carry a map of what is around its latent."""
+        return self.encoder.kind == "keypoints" and self._shared(index)
+
+    def _shared(self, index: int) -> bool:
+        return all(level.latent == "shared" for level in self.levels[1 : index + 1])
 
     def window(self, levels: Sequence[int]) -> int:
         """Environment steps that a training window of some levels spans: their longest rollout."""

@@ -55,10 +55,18 @@ class WindowSampler:
     """[N] row of the first frame of every window that fits in one episode"""
     length: int
     """steps; a window spans length + 1 frames"""
+    of_episode: np.ndarray
+    """[E + 1] which of `starts` are those of an episode: from its entry to the next one"""
+    paired: bool = False
+    """windows come in pairs of the same episode, one after the other"""
 
     @staticmethod
     def of(
-        lengths: np.ndarray, offsets: np.ndarray, episodes: np.ndarray, length: int
+        lengths: np.ndarray,
+        offsets: np.ndarray,
+        episodes: np.ndarray,
+        length: int,
+        paired: bool = False,
     ) -> WindowSampler:
         """All windows of `length` steps inside `episodes` (lengths in frames, offsets in rows)."""
         counts = np.maximum(lengths[episodes] - length, 0)
@@ -68,8 +76,9 @@ class WindowSampler:
                 f"{int(lengths[episodes].max(initial=1)) - 1}): use a smaller stride or rollout, or "
                 "longer episodes"
             )
-        first = np.repeat(offsets[episodes] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
-        return WindowSampler(first + np.arange(counts.sum()), length)
+        of_episode = np.concatenate([[0], np.cumsum(counts)])
+        first = np.repeat(offsets[episodes] - of_episode[:-1], counts)
+        return WindowSampler(first + np.arange(counts.sum()), length, of_episode, paired)
 
     def rows(self, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
         """``[batch / world, length + 1]`` rows of the frames of a batch: the share of process `rank`.
@@ -78,14 +87,19 @@ class WindowSampler:
         must be equal, so that the mean of the processes' gradients is that of the batch: else it is
         an EchelonError.
         """
-        if batch % world:
+        if batch % (world * (1 + self.paired)):
+            pairs = "in pairs " if self.paired else ""
             raise EchelonError(
-                f"stages: a batch_size of {batch} cannot be shared equally by {world} processes; "
-                f"use a multiple of {world}"
+                f"stages: a batch_size of {batch} cannot be shared equally {pairs}by {world} "
+                f"processes; use a multiple of {world * (1 + self.paired)}"
             )
         rng = np.random.default_rng((seed, step))
         share = slice(rank * batch // world, (rank + 1) * batch // world)
-        first = self.starts[rng.integers(len(self.starts), size=batch)[share]]
+        chosen = rng.integers(len(self.starts), size=batch)
+        if self.paired:
+            episode = np.searchsorted(self.of_episode, chosen[::2], side="right")
+            chosen[1::2] = rng.integers(self.of_episode[episode - 1], self.of_episode[episode])
+        first = self.starts[chosen[share]]
         return first[:, None] + np.arange(self.length + 1)
 
 
@@ -132,11 +146,16 @@ class Batches:
     """frames at the head of a window that have no state"""
     rank: int = 0
     world: int = 1
+    scenes: tuple[Tensor, Tensor] | None = None
+    """[E, C, G, G] of each episode, known already, and [N] which episode a row is of"""
 
     def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
         rows = self.sampler.rows(self.size, self.seed, step, self.rank, self.world)
         rows = torch.from_numpy(rows).to(self.actions.device)
         inputs = {name: values[rows] for name, values in self.inputs.items()}
+        if self.scenes is not None:
+            scenes, episode = self.scenes
+            inputs["scene"] = scenes[episode[rows[:, 0]]]
         return inputs, self.actions[rows[:, self.skipped : -1]]
 
 

@@ -21,17 +21,19 @@ from echelon.models.foreign import ForeignEncoder, ForeignModel
 from echelon.models.landmarks import LandmarkGraph, usable
 from echelon.models.parts import encoder_of, macro_encoder_of, predictor_of
 from echelon.models.predictors import WithMemory, mlp
+from echelon.models.scene import KeypointEncoder
 from echelon.types import ActionPrior, DistanceKind, EchelonError, tree_map
 
 LatentState: TypeAlias = dict[str, Any]
 """``z [..., D]``, where things are, and ``dz [..., D]``, its scaled change since the frame before:
 how they move. Goals are judged by ``z`` alone, so that one image is enough to say one. At level 0
-there may be ``p [..., P]``, proprioception, and where a predictor keeps something, that: ``past``,
-``doubt``; on somebody's own model, its state, any tree: ``foreign``. All but that are tensors."""
+there may be ``p [..., P]``, proprioception, or ``scene [..., C, G, G]``, a map of what is around; and
+where a predictor keeps something, that: ``past``, ``doubt``; on somebody's own model, its state, any
+tree: ``foreign``. All but that are tensors."""
 
 Observation: TypeAlias = Tensor | Mapping[str, Tensor]
 """Frames [..., T, H, W, 3] uint8; or a mapping of `pixels` (or of `latents` [..., T, D], where they
-are known already) and `proprio` [..., T, P]."""
+are known already, with the `scene` [..., C, G, G] of all of them) and `proprio` [..., T, P]."""
 
 
 NEIGHBOURS = 256
@@ -71,6 +73,13 @@ class ImageLift(nn.Module):
             if "proprio" in seen:
                 last = seen["proprio"][..., -now.shape[-2] :, :]
                 state["p"] = (last - self.proprio_mean) / self.proprio_std
+        if isinstance(self.encoder, KeypointEncoder):
+            first = (
+                seen["scene"]
+                if "scene" in seen
+                else self.encoder.scene(seen["pixels"][..., 0, :, :, :])
+            )
+            state["scene"] = first.unsqueeze(-4).expand(*now.shape[:-1], *first.shape[-3:])
         return state
 
 
@@ -117,7 +126,7 @@ class SharedLift(nn.Module):
 
     def forward(self, state: LatentState) -> LatentState:
         """``state below [..., D] -> state [..., D]``"""
-        return {"z": state["z"], "dz": state["dz"]}
+        return {part: state[part] for part in ("z", "dz", "scene") if part in state}
 
     def place(self, state: LatentState) -> LatentState:
         """Where a state is."""
@@ -165,7 +174,7 @@ class Level(nn.Module):
             self.lift = SharedLift()
         self.cells = model.encoder.grid**2 if model.is_map(index) else 1
         self.encode_action, self.action_dim = macro_encoder_of(config, action_below)
-        self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model.encoder.grid)
+        self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model.encoder)
         self.inverse: nn.Module = mlp(4 * config.latent_dim, 64, 1, self.action_dim)
         self.metric = head_for(config.distance, config.latent_dim)
         for name, value in (("action_mean", 0.0), ("action_std", 1.0), ("prior_mean", 0.0)):

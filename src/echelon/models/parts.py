@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from echelon.config import LevelConfig, ModelConfig
+from echelon.config import EncoderConfig, LevelConfig, ModelConfig
 from echelon.models.encoders import PatchEncoder
 from echelon.models.ensemble import Ensemble
 from echelon.models.foreign import ForeignEncoder, ForeignModel
@@ -18,12 +18,13 @@ from echelon.models.macro_actions import (
     SegmentTransformer,
 )
 from echelon.models.predictors import ResidualMLP
+from echelon.models.scene import Glimpse, KeypointEncoder, LocalPredictor
 from echelon.models.spatial import ConvEncoder, ConvPredictor
 from echelon.models.transformer import CausalTransformer
 from echelon.models.vit import TubeletEncoder
 from echelon.types import EchelonError
 
-Encoder: TypeAlias = PatchEncoder | ConvEncoder | TubeletEncoder | ForeignEncoder
+Encoder: TypeAlias = PatchEncoder | ConvEncoder | KeypointEncoder | TubeletEncoder | ForeignEncoder
 
 
 def encoder_of(model: ModelConfig, foreign: ForeignModel | None = None) -> Encoder:
@@ -38,6 +39,9 @@ def encoder_of(model: ModelConfig, foreign: ForeignModel | None = None) -> Encod
         return ForeignEncoder(foreign, level.latent_dim)
     if config.kind == "conv":
         return ConvEncoder(level.latent_dim, size, level.lift_width, config.grid)
+    if config.kind == "keypoints":
+        points = level.latent_dim // 2
+        return KeypointEncoder(points, size, level.lift_width, config.grid, config.channels)
     if config.kind == "vit":
         return TubeletEncoder(
             level.latent_dim,
@@ -67,14 +71,30 @@ def macro_encoder_of(config: LevelConfig, action_below: int) -> tuple[nn.Module,
     return fixed, config.action_dim
 
 
-def predictor_of(config: LevelConfig, state_dim: int, action_dim: int, grid: int) -> nn.Module:
+def predictor_of(
+    config: LevelConfig, state_dim: int, action_dim: int, encoder: EncoderConfig
+) -> nn.Module:
     """The predictor that a configuration asks for; see `Level.predict`."""
     if config.ensemble > 1:
         alone = replace(config, ensemble=1)
-        members = [predictor_of(alone, state_dim, action_dim, grid) for _ in range(config.ensemble)]
+        members = [
+            predictor_of(alone, state_dim, action_dim, encoder) for _ in range(config.ensemble)
+        ]
         return Ensemble(members, config.latent_dim)
     if config.predictor == "conv":
-        return ConvPredictor(config.latent_dim, grid, action_dim, config.width, config.depth)
+        return ConvPredictor(
+            config.latent_dim, encoder.grid, action_dim, config.width, config.depth
+        )
+    if config.predictor == "local":
+        return LocalPredictor(
+            config.latent_dim,
+            state_dim,
+            action_dim,
+            config.width,
+            config.depth,
+            encoder.channels,
+            Glimpse(config.glimpse, config.spacing, encoder.grid),
+        )
     if config.predictor == "transformer":
         return CausalTransformer(
             state_dim, action_dim, config.width, config.depth, config.heads, config.history
