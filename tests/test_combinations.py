@@ -44,6 +44,7 @@ SEEING = replace(FINE, lift_width=16)
 MAP = EncoderConfig(kind="conv", grid=2)
 LOCAL = replace(FINE, latent_dim=8, predictor="conv", width=4)
 PLACES = EncoderConfig(kind="keypoints", grid=4, channels=2)
+PATHS = DistanceConfig(kind="paths", resolution=8)
 LOOKING = replace(FINE, latent_dim=2, predictor="local", glimpse=3)
 MASKED = MaskedConfig(frames=4, width=12, depth=1, heads=2)
 JOINT = StageConfig((0, 1), 2, 8, train_encoder=True, gradient_below=True)
@@ -123,6 +124,14 @@ CASES: dict[str, Case] = {
             LOOKING,
             replace(LOOKING, latent="shared", stride=4, action_dim=2, rollout=2, spacing=2.0),
         ),
+        encoder=PLACES,
+    ),
+    "keypoints, shortest paths": Case(
+        (
+            replace(LOOKING, distance=PATHS),
+            replace(LOOKING, distance=PATHS, latent="shared", stride=4, action_dim=2, rollout=2),
+        ),
+        ("level0/floor",),
         encoder=PLACES,
     ),
     "keypoints, own latent above": Case(

@@ -118,7 +118,7 @@ class Agent:
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
         seen = self._see({"pixels": self._clip(None, frames)})
         warn_of_goals(self.model, seen[0]["z"])
-        self.goals = tuple({"z": state["z"]} for state in seen)
+        self.goals = self.planner.aim(seen)
         self.plan, self.spent = None, Spent.nothing(len(frames), self.device)
         self.now = 0
         self._seen: Tensor | None = None

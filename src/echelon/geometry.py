@@ -4,19 +4,22 @@ planning does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Distance = Callable[[Tensor, Tensor], Tensor]
+from echelon.types import State, tree_map
+
+Distance = Callable[[Tensor, Any], Tensor]
 
 
 @torch.no_grad()
 def sign_agreement(
     distance: Distance,
     z: Tensor,
-    goals: Tensor,
+    goals: State,
     away: Tensor,
     far: float,
     margin: float = 0.0,
@@ -24,9 +27,9 @@ def sign_agreement(
 ) -> float | None:
     """Far from a goal, does a step of true progress lower the distance, and a step back raise it?
 
-    distance: ``z [M, D], goal [M, D] -> [M]``
+    distance: ``z [M, D], goal [M, ...] -> [M]``
     z: [N, T + 1, D] held-out clips, frames one step of the level apart
-    goals: [G, D], or [N, G, D] for goals of each clip's own
+    goals: [G, D], or [N, G, D] for goals of each clip's own; or a tree that has such a ``z``
     away: [N, T + 1, G] how far each frame truly is from each goal: :func:`hindsight`, or what a task
         knows of positions that no model sees, such as path lengths; NaN where it means nothing, as
         between two layouts
@@ -43,7 +46,8 @@ def sign_agreement(
     if not len(counted):
         return None
     clip, time, goal = counted[_even(len(counted), limit, z.device)].unbind(1)
-    aim = goals[clip, goal] if goals.ndim == 3 else goals[goal]
+    own = (goals["z"] if isinstance(goals, Mapping) else goals).ndim == 3
+    aim = tree_map(lambda x: x[clip, goal] if own else x[goal], goals)
     descent = distance(z[clip, time + 1], aim) - distance(z[clip, time], aim)
     agrees = descent.sign() * change[clip, time, goal].sign().to(descent)
     return float((1 + agrees).mean() / 2)

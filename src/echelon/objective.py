@@ -20,6 +20,7 @@ from echelon.data.windows import coarsen, spans
 from echelon.distributed import gather
 from echelon.models.hierarchy import Hierarchy, ImageLift, Level
 from echelon.models.masked_video import MaskedVideo
+from echelon.models.paths import floor_loss
 from echelon.models.vit import TubeletEncoder
 from echelon.temporal import distance_terms
 from echelon.types import EchelonError, State, Window, tree_map
@@ -71,7 +72,22 @@ class Objective(nn.Module):
                 level = self.hierarchy.levels[index]
                 found = level_terms(level, window, target, level.config.loss)
                 terms |= {f"level{index}/{name}": value for name, value in found.items()}
+            if index == 0 and window.states["z"].requires_grad and "floor" in window.states:
+                terms["level0/floor"] = self._floor_term(window.states)
         return terms
+
+    def _floor_term(self, states: State) -> Tensor:
+        """Where keypoints can be in the first frames: by where the other window of a pair has them."""
+        z = states["z"].detach()
+        seen = z.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        weights = [level.config.distance for level in self.hierarchy.levels]
+        weight = max(config.weight for config in weights if config.kind == "paths")
+        return weight * floor_loss(states["floor"][:, 0], z[:, 0], seen)
+
+    def paired(self, levels: tuple[int, ...]) -> bool:
+        """Whether training some levels takes windows in pairs of one episode."""
+        spread = any(self.hierarchy.levels[i].config.loss.spread for i in levels)
+        return spread or self.hierarchy.config.knows_floor
 
     def _masked_terms(self, pixels: Tensor) -> dict[str, Tensor]:
         """Masked video on the first frames of each window."""

@@ -8,7 +8,7 @@ task of the episodes is known, true progress is what the task says, and a few tr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -96,8 +96,8 @@ class Signals:
                 continue
             z = window.states["z"]
 
-            def distance(a: Tensor, b: Tensor, level: Level = level) -> Tensor:
-                return level.distance({"z": a}, {"z": b})
+            def distance(a: Tensor, b: Any, level: Level = level) -> Tensor:
+                return level.distance({"z": a}, {"z": b} if isinstance(b, Tensor) else b)
 
             first = tree_map(lambda x: x[:, 0], window.states)
             predicted = rollout(level, first, window.actions[:, None])["z"][:, 0]
@@ -107,13 +107,16 @@ class Signals:
                 if step <= predicted.shape[1]:
                     found[f"{name}/open_loop/{step}"] = _rms(predicted[:, step - 1] - z[:, step])
                     found[f"{name}/no_change/{step}"] = _rms(z[:, 0] - z[:, step])
-            if away is None:
-                steps = z.shape[1]
-                truth = hindsight(steps, device).expand(len(z), -1, -1)
-                agrees = sign_agreement(distance, z, z, truth, far=steps / 2)
-            else:
-                goals = z[:GOALS, -1]
+            steps, ends = z.shape[1], tree_map(lambda x: x[:, -1], window.states)
+            if away is not None:
+                goals = level.aim("level", tree_map(lambda x: x[:GOALS], ends))
                 agrees = sign_agreement(distance, z, goals, away.to(device), self.far)
+            else:
+                truth, goals = hindsight(steps, device).expand(len(z), -1, -1), z
+                if level.paths is not None:  # the ways to a goal are measured for a few goals only
+                    goals = tree_map(lambda x: x[:, None], level.aim("level", ends))
+                    truth = truth[..., -1:]
+                agrees = sign_agreement(distance, z, goals, truth, far=steps / 2)
             for what, value in (
                 ("sign_agreement", agrees),
                 ("time_correlation", time_correlation(distance, z)),

@@ -21,11 +21,14 @@ from echelon.data.windows import WindowSampler
 from echelon.graph import Landmarks, fit_landmarks
 from echelon.models.foreign import ForeignEncoder
 from echelon.models.hierarchy import NEIGHBOURS, Hierarchy, ImageLift, LatentLift
+from echelon.models.paths import logits_at
 from echelon.models.scene import KeypointEncoder
 from echelon.types import EchelonError, tree_map
 
 ENCODE_BATCH = 2048
 """frames encoded at once"""
+FLOORS, PLACES = 500, 4
+"""frames, and places seen at other times of their episodes, that tell passable logits from others"""
 SEGMENTS = 8192
 """segments of actions that a macro-action's statistics rest on"""
 GRAPH_ACTIONS = 64
@@ -117,6 +120,7 @@ def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> Non
     rows, size = _rows_of(episodes, ids), model.config.bank_size
     known = encode(model, episodes, rng.choice(rows, size, replace=size > len(rows)))
     _fit_neighbours(model, episodes, ids, seed)
+    _fit_paths(model, episodes, ids, seed)
     for index, level in enumerate(model.levels[1:], start=1):
         duration = model.config.durations[index]
         sampler = WindowSampler.of(episodes.lengths, episodes.offsets, ids, duration)
@@ -136,6 +140,22 @@ def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> Non
             known = level.lift.network(known)
             level.bank.copy_(known)
     _fit_graphs(model, episodes, ids, seed, range(len(model.levels)))
+
+
+def _fit_paths(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> None:
+    """Which logits count as passable: those of most places that were seen, in images of other times."""
+    lift, paths = model.levels[0].lift, [level.paths for level in model.levels if level.paths]
+    if not paths or not isinstance(lift, ImageLift) or lift.floor is None:
+        return
+    rng = np.random.default_rng((seed, 2))
+    chosen = rng.choice(ids, FLOORS)
+    when = rng.integers(episodes.lengths[chosen][:, None], size=(FLOORS, 1 + PLACES))
+    rows = episodes.offsets[chosen][:, None] + when
+    floor = lift.floor(torch.from_numpy(episodes.pixels[rows[:, 0]]).to(lift.encoder.mean.device))
+    places = encode(model, episodes, rows[:, 1:].flatten()).unflatten(0, (FLOORS, PLACES))
+    seen = logits_at(floor, places)
+    for each in paths:
+        each.threshold.copy_(seen.quantile(each.rare))
 
 
 def add_landmarks(

@@ -192,7 +192,7 @@ class Trainer:
         length = skipped + self.config.window(self.model.config, stage)
         process = self.fabric.global_rank, self.fabric.world_size
         around = None if stage.train_encoder else statistics.scenes(self.model, self.episodes)
-        paired = any(self.model.config.levels[i].loss.spread for i in stage.levels)
+        paired = self.objective.paired(stage.levels)
         seed, where = hash((self.config.seed, index)) % 2**32, self.episodes
         made: list[Batches] = []
         for ids in (self.train_ids, self.held_out_ids):

@@ -261,6 +261,10 @@ class LevelModel(Protocol):
         """``state of the level below [...] -> state here [...]``, without how it moves."""
         ...
 
+    def aim(self, kind: DistanceKind, state: State) -> State:
+        """What of a state ``[B, ...]`` a goal is, to be measured by a kind of distance."""
+        ...
+
     def measure(self, kind: DistanceKind) -> Callable[[State, State], Tensor]:
         """A distance ``state [...], goal [...] -> [...]``, leading dimensions broadcast: this level's
         usual one ("level"), or one of a kind that it must have.

@@ -44,9 +44,10 @@ class DistanceConfig:
     All times are in steps of the level.
     """
 
-    kind: Literal["latent", "quasimetric", "expectile", "contrastive"] = "latent"
+    kind: Literal["latent", "quasimetric", "expectile", "contrastive", "paths"] = "latent"
     """latent: no head, the distance of the latents themselves; quasimetric: QRL, which stitches
-    trajectories together; expectile: temporal differences towards short; contrastive: InfoNCE"""
+    trajectories together; expectile: temporal differences towards short; contrastive: InfoNCE; paths:
+    the shortest way of a keypoint over the places of its image, in latent units"""
     weight: float = 1.0
     """of the terms that train the head"""
     shape_latent: bool = False
@@ -72,6 +73,12 @@ class DistanceConfig:
     """below 0.5 towards the shortest time seen, 0.5 the mean (expectile)"""
     mean_gap: float = 10.0
     """mean time apart of the pairs told from random ones (contrastive)"""
+    resolution: int = 48
+    """places on a side of the image (paths)"""
+    clearance: int = 1
+    """places to keep away from what is never seen (paths)"""
+    rare: float = 0.02
+    """share of the places that were seen which may count as never seen (paths)"""
 
     def __post_init__(self) -> None:
         if min(self.width, self.components, self.component_size) < 1 or self.depth < 0:
@@ -84,6 +91,10 @@ class DistanceConfig:
             )
         if not 0 < self.expectile < 1:
             raise EchelonError("distance.expectile: must lie between 0 and 1")
+        if self.resolution < 2 or self.clearance < 0 or not 0 <= self.rare < 1:
+            raise EchelonError(
+                "distance: resolution is at least 2, clearance at least 0, and rare a share below 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -318,6 +329,13 @@ class ModelConfig:
                     "keypoints, and latent to shared above level 0"
                 )
 
+            one = self.has_scene(index) and level.latent_dim == 2
+            if level.distance.kind == "paths" and not one:
+                raise EchelonError(
+                    f"levels.{index}.distance.kind: paths are those of one keypoint; set encoder.kind "
+                    "to keypoints, levels.0.latent_dim to 2, and latent to shared above level 0"
+                )
+
     def is_map(self, index: int) -> bool:
         """Whether the latent of a level is a map of the image."""
         return self.encoder.kind == "conv" and self._shared(index)
@@ -325,6 +343,11 @@ class ModelConfig:
     def has_scene(self, index: int) -> bool:
         """Whether states of a level carry a map of what is around its latent."""
         return self.encoder.kind == "keypoints" and self._shared(index)
+
+    @property
+    def knows_floor(self) -> bool:
+        """Whether it is learned where in an image a keypoint is ever seen."""
+        return any(level.distance.kind == "paths" for level in self.levels)
 
     def _shared(self, index: int) -> bool:
         return all(level.latent == "shared" for level in self.levels[1 : index + 1])

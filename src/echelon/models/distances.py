@@ -82,7 +82,7 @@ class TemporalHead(nn.Module):
 
 
 def head_for(config: DistanceConfig, latent_dim: int) -> Quasimetric | TemporalHead | None:
-    """The head that `config` asks for; None where the latents' own distance is meant."""
-    if config.kind == "latent":
+    """The head that `config` asks for; None where nothing is learned of pairs of latents."""
+    if config.kind in ("latent", "paths"):
         return None
     return (TemporalHead if config.kind == "expectile" else Quasimetric)(latent_dim, config)

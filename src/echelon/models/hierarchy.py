@@ -20,6 +20,7 @@ from echelon.models.distances import head_for, root_mean_square
 from echelon.models.foreign import ForeignEncoder, ForeignModel
 from echelon.models.landmarks import LandmarkGraph, usable
 from echelon.models.parts import encoder_of, macro_encoder_of, predictor_of
+from echelon.models.paths import Floor, PathDistance
 from echelon.models.predictors import WithMemory, mlp
 from echelon.models.scene import KeypointEncoder
 from echelon.types import ActionPrior, DistanceKind, EchelonError, tree_map
@@ -27,9 +28,9 @@ from echelon.types import ActionPrior, DistanceKind, EchelonError, tree_map
 LatentState: TypeAlias = dict[str, Any]
 """``z [..., D]``, where things are, and ``dz [..., D]``, its scaled change since the frame before:
 how they move. Goals are judged by ``z`` alone, so that one image is enough to say one. At level 0
-there may be ``p [..., P]``, proprioception, or ``scene [..., C, G, G]``, a map of what is around; and
-where a predictor keeps something, that: ``past``, ``doubt``; on somebody's own model, its state, any
-tree: ``foreign``. All but that are tensors."""
+there may be ``p [..., P]``, proprioception; ``scene [..., C, G, G]``, a map of what is around, and
+``floor [..., F, F]``, of where things can be; and where a predictor keeps something, that: ``past``,
+``doubt``; on somebody's own model, its state, any tree: ``foreign``. All but that are tensors."""
 
 Observation: TypeAlias = Tensor | Mapping[str, Tensor]
 """Frames [..., T, H, W, 3] uint8; or a mapping of `pixels` (or of `latents` [..., T, D], where they
@@ -53,6 +54,7 @@ class ImageLift(nn.Module):
         self.encoder = encoder_of(model, foreign)
         self.scale = model.levels[0].difference_scale
         self.proprio_dim = proprio_dim
+        self.floor = Floor() if model.knows_floor else None
         if proprio_dim:
             self.register_buffer("proprio_mean", torch.zeros(proprio_dim))
             self.register_buffer("proprio_std", torch.ones(proprio_dim))
@@ -73,14 +75,20 @@ class ImageLift(nn.Module):
             if "proprio" in seen:
                 last = seen["proprio"][..., -now.shape[-2] :, :]
                 state["p"] = (last - self.proprio_mean) / self.proprio_std
-        if isinstance(self.encoder, KeypointEncoder):
-            first = (
-                seen["scene"]
-                if "scene" in seen
-                else self.encoder.scene(seen["pixels"][..., 0, :, :, :])
-            )
-            state["scene"] = first.unsqueeze(-4).expand(*now.shape[:-1], *first.shape[-3:])
+        for part, whole in self._around(seen).items():
+            first = whole.unsqueeze(now.ndim - 2)
+            state[part] = first.expand(*now.shape[:-1], *first.shape[now.ndim - 1 :])
         return state
+
+    def _around(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What does not change in a window ``[..., ...]``, by its first frame or as it is known."""
+        if not isinstance(self.encoder, KeypointEncoder):
+            return {}
+        if "scene" in seen:
+            return {"scene": seen["scene"]}
+        first = seen["pixels"][..., 0, :, :, :]
+        found = {"scene": self.encoder.scene(first)}
+        return found if self.floor is None else found | {"floor": self.floor(first)}
 
 
 class ForeignLift(ImageLift):
@@ -126,7 +134,7 @@ class SharedLift(nn.Module):
 
     def forward(self, state: LatentState) -> LatentState:
         """``state below [..., D] -> state [..., D]``"""
-        return {part: state[part] for part in ("z", "dz", "scene") if part in state}
+        return {part: state[part] for part in ("z", "dz", "scene", "floor") if part in state}
 
     def place(self, state: LatentState) -> LatentState:
         """Where a state is."""
@@ -177,6 +185,8 @@ class Level(nn.Module):
         self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model.encoder)
         self.inverse: nn.Module = mlp(4 * config.latent_dim, 64, 1, self.action_dim)
         self.metric = head_for(config.distance, config.latent_dim)
+        paths = config.distance.kind == "paths"
+        self.paths = PathDistance(config.distance) if paths else None
         for name, value in (("action_mean", 0.0), ("action_std", 1.0), ("prior_mean", 0.0)):
             self.register_buffer(name, torch.full((self.action_dim,), value))
         for name, value in (("prior_std", 1.0), ("prior_low", -1.0), ("prior_high", 1.0)):
@@ -228,8 +238,10 @@ class Level(nn.Module):
 
     def distance(self, state: LatentState, goal: LatentState) -> Tensor:
         """``state [..., D], goal [..., D] -> [...]``, leading dimensions broadcast: time apart where
-        this level has learned it, else the root mean squared difference of the latents.
+        this level has learned it, or the way there; else the root mean squared difference of latents.
         """
+        if self.paths is not None:
+            return self.paths(state["z"], goal["z"], goal.get("field"))
         if self.metric is not None:
             return self.metric(state["z"], goal["z"])
         return root_mean_square(state["z"], goal["z"])
@@ -244,15 +256,26 @@ class Level(nn.Module):
             return lambda state, goal: root_mean_square(state["z"], goal["z"])
         where = f"levels.{self.index}"
         if kind == "learned":
+            if self.paths is not None:
+                return self.distance
             if self.metric is None:
                 raise EchelonError(
                     f"{where}: has not learned a distance; train it with {where}.distance.kind "
-                    "quasimetric, expectile or contrastive"
+                    "quasimetric, expectile, contrastive or paths"
                 )
             module: nn.Module = self.metric
         else:
             module = usable(self.graph, where)
         return lambda state, goal: module(state["z"], goal["z"])
+
+    def aim(self, kind: DistanceKind, state: LatentState) -> LatentState:
+        """What of a state ``[B, ...]`` a goal is, to be measured by a kind of distance: its place, and
+        the lengths of all ways there, where they count.
+        """
+        goal = {"z": state["z"]}
+        if self.paths is not None and kind in ("level", "learned"):
+            goal["field"] = self.paths.field(state["floor"], state["z"])
+        return goal
 
     def set_landmarks(self, config: LandmarkConfig) -> None:
         """Have an empty landmark graph of this configuration, or none where it counts none."""

@@ -30,7 +30,12 @@ class Reduced:
     """
 
     def __init__(self, level: Level, dtype: torch.dtype) -> None:
-        self.stride, self.lower, self.place = level.stride, level.lower, level.place
+        self.stride, self.lower, self.place, self.aim = (
+            level.stride,
+            level.lower,
+            level.place,
+            level.aim,
+        )
         self._level, self._dtype = level, dtype
         parts = (*level.children(), *level.buffers())
         shared = {id(part): part for part in parts if part is not level.predictor}

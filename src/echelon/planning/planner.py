@@ -265,7 +265,19 @@ class Planner:
         shifted = old.actions.take_along_dim(step.clamp_max(self.config.horizon - 1)[..., None], 1)
         return torch.where(kept[..., None], shifted, mean), torch.ones_like(done, dtype=torch.bool)
 
-    # ------------------------------------------------------------------ handing down
+    # ------------------------------------------------------------------ goals and handing down
+
+    def aim(self, states: tuple[State, ...]) -> tuple[State, ...]:
+        """The states ``[B, ...]`` as goals, level 0 first. Only the highest level is asked for what may
+        be far, and has the ways there measured.
+        """
+        kind = "latent" if self.config.cost == "upper" else self.config.cost
+        below, goals = self.below, [self.level.aim(kind, states[-1])]
+        for state in reversed(states[:-1]):
+            assert below is not None
+            goals.insert(0, below.level.aim("latent", state))
+            below = below.below
+        return tuple(goals)
 
     def _subgoals(self, plan: Plan, changed: Tensor) -> tuple[State, ...]:
         """What the level below is to reach, as levels 0 to it see that; lowered where it changed."""
@@ -312,7 +324,8 @@ class Planner:
         """
         if self.config.hand_down == "nearest":
             return lowered
-        return lowered | {"above": {part: goal[part] for part in goal if part != "above"}}
+        said = {part: goal[part] for part in goal if part not in ("above", "field")}
+        return lowered | {"above": said}
 
 
 def build(
