@@ -14,6 +14,7 @@ import tyro
 from echelon.bench.ablation import Ablation
 from echelon.bench.collapse import Collapse
 from echelon.bench.compare import Compare, Readme
+from echelon.bench.diverse_maze import DiverseMaze
 from echelon.bench.foreign import Foreign
 from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
@@ -34,6 +35,7 @@ class Bench:
             | Annotated[Resume, tyro.conf.subcommand("resume")]
             | Annotated[Ablation, tyro.conf.subcommand("ablation")]
             | Annotated[Planning, tyro.conf.subcommand("planning")]
+            | Annotated[DiverseMaze, tyro.conf.subcommand("diverse-maze")]
             | Annotated[Collapse, tyro.conf.subcommand("collapse")]
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Peers, tyro.conf.subcommand("peers")]

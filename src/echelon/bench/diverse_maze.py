@@ -1,0 +1,218 @@
+"""HWM's Diverse Maze: goals in layouts that no episode was logged in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from echelon.collect import CollectConfig, collect
+from echelon.config import (
+    DistanceConfig,
+    EncoderConfig,
+    LevelConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlannerConfig,
+    StageConfig,
+    TrainConfig,
+)
+from echelon.data.episodes import Episodes
+from echelon.demo import HELD_OUT_SEED, device
+from echelon.envs import layouts
+from echelon.envs.layouts import Layout
+from echelon.envs.mazes import MazeTask, spread_trials
+from echelon.evaluation import Method
+from echelon.experiment import Results, compare, tested
+from echelon.files import alone, write_json
+from echelon.presets import FlatSetting, with_cost
+from echelon.progress import Progress
+from echelon.records import Record, save
+from echelon.report import write_section
+from echelon.report.published import published_table
+from echelon.trainer import Trainer
+from echelon.truth import MazeTruth
+from echelon.types import EchelonError
+
+BUDGETS = {"5-8": 365, "9-12": 365, "13-16": 485}
+"""environment steps a trial, by cells from start to goal"""
+RADIUS = 0.5
+"""cells from the goal within which a trial succeeds"""
+PUBLISHED = {
+    "HWM, flat": (100, 63, 44),
+    "HWM, hierarchical": (100, 95, 83),
+}
+"""success in % (arXiv 2604.03208, 2 trials a layout): a model trained on 5 million transitions"""
+
+_LOSS = LossConfig(
+    prediction=6.0,
+    variance=0.0,
+    correlation=0.0,
+    spread=3.0,
+    smoothness=12.0,
+    inverse_dynamics=0.5,
+)
+_FINE = LevelConfig(
+    latent_dim=2,
+    lift_width=32,
+    predictor="local",
+    spacing=0.8,
+    width=128,
+    difference_scale=3.0,
+    loss=_LOSS,
+    distance=DistanceConfig(kind="paths"),
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is collected and trained."""
+
+    collect: CollectConfig
+    model: ModelConfig
+    train: TrainConfig
+
+
+CPU = Setup(
+    CollectConfig(
+        episodes=1500,
+        kind="open",
+        maze_size=8,
+        mazes=25,
+        correlations=(0.5, 0.9, 0.97),
+        speed=5.0,
+    ),
+    ModelConfig(
+        levels=(
+            _FINE,
+            replace(
+                _FINE,
+                latent="shared",
+                stride=10,
+                action_dim=8,
+                width=192,
+                glimpse=9,
+                spacing=1.2,
+                rollout=3,
+            ),
+        ),
+        encoder=EncoderConfig(kind="keypoints", grid=16),
+    ),
+    TrainConfig(
+        stages=(
+            StageConfig((0,), 1000, 32, train_encoder=True, learning_rate=3e-3),
+            StageConfig((0, 1), 2000, 128, learning_rate=3e-3),
+        ),
+        num_threads=1,
+    ),
+)
+"""for two processor cores"""
+
+
+@dataclass(frozen=True)
+class DiverseMaze:
+    """HWM's protocol: 25 layouts to train on, 20 others to be judged in, goals at three distances.
+
+    Stopped at any moment, it goes on where it was. The call without --part writes the results.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    trials: int = 100
+    """at each distance, in all held-out layouts together"""
+    held_out: int = 20
+    """layouts to be judged in"""
+    part: int = 0
+    parts: int = 1
+    runs: Path = Path("runs/bench/diverse-maze")
+    out: Path = Path("results/diverse-maze")
+    page: Path = Path("docs/diverse-maze.md")
+
+    def __call__(self) -> None:
+        run(self, CPU, Progress())
+
+
+def run(asked: DiverseMaze, setup: Setup, progress: Progress) -> None:
+    """Collect, train and judge, a seed after the other; records and the page at the end."""
+    others = held_out_layouts(setup.collect, asked.held_out)
+    everything = Results()
+    for seed in asked.seeds[asked.part :: asked.parts]:
+        everything.add(judged(asked, setup, seed, others, progress))
+    if asked.parts > 1:
+        return
+    save(asked.out / "records.json", everything.records)
+    write_json(asked.out / "paired.json", tested(everything.pairs))
+    write_section(asked.page, "diverse-maze", table(everything.records))
+
+
+def held_out_layouts(config: CollectConfig, count: int) -> list[Layout]:
+    """Layouts that have goals at all distances, none of which is trained on."""
+    known = {layout.tobytes() for layout in config.layouts}
+    found: list[Layout] = []
+    for number in range(20 * count):
+        layout = config.layout_of(HELD_OUT_SEED + number)
+        cells = layouts.free_cells(layout)
+        ways = (layouts.distances(layout, (int(row), int(column))) for row, column in cells)
+        if any(way.max() >= 16 for way in ways) and layout.tobytes() not in known:
+            found.append(layout)
+        if len(found) == count:
+            return found
+    raise EchelonError(
+        f"held-out: fewer than {count} layouts of this size have goals 13 to 16 cells away; use "
+        "larger mazes, or fewer"
+    )
+
+
+def judged(
+    asked: DiverseMaze, setup: Setup, seed: int, others: Sequence[Layout], progress: Progress
+) -> Results:
+    """What every method of a seed's model reaches in the held-out layouts."""
+    folder = asked.runs / f"seed-{seed}"
+    config = replace(setup.collect, seed=seed)
+    with alone(folder):
+        if not (folder / "episodes.h5").exists():
+            collect(config, folder / "episodes.h5", progress)
+        episodes = Episodes.open(folder / "episodes.h5")
+        train = replace(setup.train, seed=seed)
+        trainer = Trainer(episodes, setup.model, train, folder, MazeTruth.of(episodes))
+        model = trainer.run(progress).to(device())
+        task = MazeTask(action_repeat=config.action_repeat, radius=RADIUS)
+        found = Results()
+        for split, budget in BUDGETS.items():
+            trials = spread_trials(others, asked.trials, seed, "test", (split,))
+            where = folder / "outcomes" / split
+            data = trainer.identity
+            found.add(compare(where, model, methods(), trials, budget, task, seed, data, progress))
+    return found
+
+
+def methods() -> list[Method]:
+    """Both levels, level 0 alone with the same cost at two budgets, and controls."""
+    short, more = (
+        FlatSetting(20, candidates, correlation=0.9, replan=4, minimum=0.3)
+        for candidates in (48, 192)
+    )
+    fine = PlannerConfig(
+        horizon=10,
+        replan=2,
+        optimizer=OptimizerConfig(candidates=16, iterations=1, elites=2, correlation=0.9),
+    )
+    coarse = PlannerConfig(
+        horizon=3,
+        replan=2,
+        optimizer=OptimizerConfig(candidates=32, iterations=2, elites=4, correlation=0.3),
+        minimum=0.3,
+        cost="learned",
+    )
+    return [
+        Method("hierarchical", "paths", (fine, coarse)),
+        Method("flat", "paths", with_cost(short.levels, "learned")),
+        Method("flat", "paths-more", with_cost(more.levels, "learned")),
+        Method("control:flat-straight", "straight", with_cost(short.levels, "latent")),
+        Method("control:random", "uniform"),
+    ]
+
+
+def table(records: Sequence[Record]) -> str:
+    """The page's table, beside what was published."""
+    return published_table(records, PUBLISHED, tuple(BUDGETS))
