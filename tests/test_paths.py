@@ -118,13 +118,14 @@ def test_a_field_is_read_between_its_places() -> None:
 
 
 def test_the_floor_learns_what_is_there_and_not_who_is_near() -> None:
-    """Half an image is floor. To tell that helps; to tell only that the keypoint is near does not, since
-    the others are just as near.
+    """Half an image is floor. To tell that helps; to tell only that the keypoint is near does not: the
+    others are just as near.
     """
     torch.manual_seed(0)
     rows = torch.linspace(-HALF, HALF, 64)
     place = torch.tensor([[-1.0, 0.0]]).expand(64, -1)
-    seen = torch.stack([-torch.rand(64, 8) * HALF, (torch.rand(64, 8) - 0.5) * 2 * HALF], -1)
+    rows_seen, columns = -torch.rand(64, 8) * HALF, (2 * torch.rand(64, 8) - 1) * HALF
+    seen = torch.stack([rows_seen, columns], -1)
     half = torch.where(rows < 0, 0.5, -6.0)[:, None].expand(64, 64).expand(64, -1, -1)
     near = 2 - (torch.cartesian_prod(rows, rows).reshape(64, 64, 2) - place[0]).norm(dim=-1)
     blank = floor_loss(torch.zeros(64, 64, 64), place, seen).item()

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from tiny import model_config, train_config, write_episodes
 
 from echelon import losses
-from echelon.config import EncoderConfig, ModelConfig
+from echelon.config import EncoderConfig, LossConfig, ModelConfig, StageConfig
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
 from echelon.models.hierarchy import Hierarchy
 from echelon.models.scene import HALF, Glimpse, KeypointEncoder, LocalPredictor
+from echelon.objective import Objective
 from echelon.planning.planner import rollout
 from echelon.statistics import scenes
 from echelon.trainer import Trainer
@@ -165,3 +166,36 @@ def test_keypoints_have_two_numbers_and_whole_cells() -> None:
         replace(config, levels=(replace(config.levels[0], latent_dim=3),))
     with pytest.raises(EchelonError, match="5 cells do not divide an image of 16"):
         Hierarchy(replace(config, encoder=replace(config.encoder, grid=5)), 1)
+
+
+def test_predictions_come_to_count() -> None:
+    """Their share rises to the whole, and nothing else is weighed by it."""
+    stage = StageConfig((0,), 10, 4, rise=4)
+    assert [stage.risen(step) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert replace(stage, rise=0).risen(0) == 1
+    with pytest.raises(EchelonError, match="rise is a number of its 10 steps"):
+        replace(stage, rise=11)
+    torch.manual_seed(0)
+    objective = Objective(Hierarchy(model_config(1), 1), ema=0.99)
+    inputs = {"pixels": torch.randint(0, 256, (4, 6, 16, 16, 3), dtype=torch.uint8)}
+    whole, half = (
+        objective(inputs, torch.zeros(4, 4, 1), (0,), risen=share) for share in (1.0, 0.5)
+    )
+    for name, value in whole.items():
+        share = 0.5 if name == "level0/prediction" else 1.0
+        assert half[name].item() == pytest.approx(share * value.item())
+
+
+def test_motion_weighs_how_latents_change() -> None:
+    """The error of a prediction is that of places, and as much of that of changes."""
+    torch.manual_seed(0)
+    inputs = {"pixels": torch.randint(0, 256, (4, 6, 16, 16, 3), dtype=torch.uint8)}
+    model = Hierarchy(model_config(1), 1)
+    found: list[float] = []
+    for motion in (0.0, 0.5, 1.0):
+        level = model.levels[0]
+        level.config = replace(level.config, loss=LossConfig(motion=motion))
+        terms = Objective(model, ema=0.99)(inputs, torch.zeros(4, 4, 1), (0,))
+        found.append(terms["level0/prediction"].item())
+    assert 0 < found[0] < found[2]
+    assert found[1] == pytest.approx((found[0] + found[2]) / 2)

@@ -193,9 +193,7 @@ def sign_agreement(
     z = middle.to(next(model.parameters()).device)
     distance = model.levels[level].measure(measure)
     between = distance({"z": z[:, None]}, {"z": z}).cpu().numpy()
-    length = np.stack(
-        [layouts.distances(atlas.layout, (int(r), int(c)))[tuple(cells.T)] for r, c in cells]
-    )
+    length = layouts.between(atlas.layout)
     a, b = np.nonzero(length == 1)
     nearer = (length[b] == length[a] - 1) & (length[a] >= FAR)
     if not nearer.any():

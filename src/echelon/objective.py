@@ -51,6 +51,7 @@ class Objective(nn.Module):
         levels: tuple[int, ...],
         gradient_below: bool = False,
         masked: bool = False,
+        risen: float = 1.0,
     ) -> dict[str, Tensor]:
         """All terms of some levels, named ``level0/prediction`` and so on, weighted.
 
@@ -58,6 +59,7 @@ class Objective(nn.Module):
             [B, T + 2, D] of the encoder, which leave it as it is; and `proprio`, as long, if the
             model takes it.
         actions: [B, T, A], leaving each frame that has a state but the last.
+        risen: share of their weight that predictions have.
         gradient_below, masked: see :class:`echelon.config.StageConfig`, which does not come whole: what
             wraps modules for other precisions refuses a frozen dataclass.
         """
@@ -71,7 +73,9 @@ class Objective(nn.Module):
             if index in levels:
                 level = self.hierarchy.levels[index]
                 found = level_terms(level, window, target, level.config.loss)
-                terms |= {f"level{index}/{name}": value for name, value in found.items()}
+                for name, value in found.items():
+                    share = risen if name in ("prediction", "teacher_forced") else 1.0
+                    terms[f"level{index}/{name}"] = share * value
             if index == 0 and window.states["z"].requires_grad and "floor" in window.states:
                 terms["level0/floor"] = self._floor_term(window.states)
         return terms
@@ -217,11 +221,14 @@ def _error(
     """Mean error of `steps` predictions, each from the one before or from the true state."""
     state = tree_map(lambda x: x[:, 0], window.states)
     error = torch.zeros((), device=window.actions.device)
+    loss = level.config.loss
+    weights = {part: loss.motion if part == "dz" else 1.0 for part in level.parts}
     for t in range(steps):
         state = level.predict(state, window.actions[:, t])
         error = error + sum(
-            losses.prediction(state[part], target[part][:, t + 1], level.config.loss.norm)
-            for part in level.parts
+            weight * losses.prediction(state[part], target[part][:, t + 1], loss.norm)
+            for part, weight in weights.items()
+            if weight
         )
         if teacher_forced:  # what the predictor remembers goes on
             state = state | {part: window.states[part][:, t + 1] for part in level.parts}

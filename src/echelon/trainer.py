@@ -138,9 +138,8 @@ class Trainer:
                 torch.manual_seed(hash((self.config.seed, index, step)) % 2**63)
                 for group in optimizer.param_groups:
                     group["lr"] = stage.learning_rate * _schedule(step / stage.steps)
-                terms: dict[str, Tensor] = module(
-                    inputs, actions, stage.levels, stage.gradient_below, stage.masked
-                )
+                how = (stage.levels, stage.gradient_below, stage.masked, stage.risen(step))
+                terms: dict[str, Tensor] = module(inputs, actions, *how)
                 loss = torch.stack(list(terms.values())).sum()
                 self._check_finite("loss", loss, index, step)
                 optimizer.zero_grad()

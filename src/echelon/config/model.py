@@ -18,6 +18,9 @@ class LossConfig:
     """predicted states against the EMA target's states, along the rollout"""
     teacher_forced: float = 0.0
     """the same one step ahead from each true state of the window"""
+    motion: float = 1.0
+    """in both, the weight of how latents change, beside where they are. Without it a change is whatever
+    helps to tell places, which an encoder whose latents still flicker needs"""
     norm: Literal["l2", "l1"] = "l2"
     """of the prediction's error: mean square or mean absolute value"""
     variance: float = 1.0

@@ -77,6 +77,9 @@ class StageConfig:
     """let the loss of a level reach the levels below it; otherwise each is shaped by its own alone"""
     masked: bool = False
     """train the encoder by masked video too, or alone where no levels are given; see train.masked"""
+    rise: int = 0
+    """first steps, over which predictions come to count in full: an encoder whose latents are predicted
+    before they say anything learns to keep them still"""
     learning_rate: float = 1e-3
     """peak, after a warm-up over the first 5 % and before a cosine decay to a twentieth"""
 
@@ -89,6 +92,12 @@ class StageConfig:
             raise EchelonError("stages: masked video trains the encoder; set train_encoder")
         if self.steps < 1 or self.batch_size < 1:
             raise EchelonError("stages: steps and batch_size must be at least 1")
+        if not 0 <= self.rise <= self.steps:
+            raise EchelonError(f"stages: rise is a number of its {self.steps} steps")
+
+    def risen(self, step: int) -> float:
+        """The share of their weight that predictions have at a step, counted from 0."""
+        return min(1.0, (step + 1) / self.rise) if self.rise else 1.0
 
 
 @dataclass(frozen=True)

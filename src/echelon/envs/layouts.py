@@ -73,30 +73,43 @@ def scatter(size: int, seed: int) -> Layout:
         raise EchelonError(f"size: {size} x {size} cells are too few for walls; use at least 4")
     rng = np.random.default_rng((seed, size, 1))
     while True:
-        free = np.zeros((size + 2, size + 2), np.int8)
-        free[1:-1, 1:-1] = rng.random((size, size)) < 0.5
+        free = np.zeros((256, size + 2, size + 2), np.int8)  # few of so many fit
+        free[:, 1:-1, 1:-1] = rng.random((256, size, size)) < 0.5
         for _ in range(2):
             free[_neighbours(free) > 6] = 0
-        layout: Layout = 1 - free
-        fits = OPEN[0] <= free.sum() / size**2 <= OPEN[1] and _joined(layout)
-        if fits and max(distances(layout, (r, c)).max() for r, c in free_cells(layout)) < LONGEST:
-            layout.setflags(write=False)
-            return layout
+        share = free.sum((1, 2)) / size**2
+        for layout in 1 - free[(share >= OPEN[0]) & (share <= OPEN[1])]:
+            if _joined(layout) and between(layout).max() < LONGEST:
+                layout.setflags(write=False)
+                return layout
 
 
 def _neighbours(free: Layout) -> Layout:
-    """How many of the eight cells around each are free; none beyond the border."""
+    """How many of the eight cells around each ``[..., H, W]`` are free; none beyond the border."""
     around = np.zeros_like(free)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
-            around += np.roll(free, (down, right), (0, 1))
+            around += np.roll(free, (down, right), (-2, -1))
     return around - free
 
 
 def _joined(layout: Layout) -> bool:
     """Whether every free cell can be reached from every other."""
+    free = layout == 0
+    beside = [np.roll(free, by, axis) for by in (1, -1) for axis in (0, 1)]
+    if free.sum() > 1 and (free & ~np.logical_or.reduce(beside)).any():
+        return False  # most random layouts have a cell alone, which is told a hundred times sooner
     row, column = free_cells(layout)[0]
     return not (distances(layout, (row, column))[layout == 0] < 0).any()
+
+
+def between(layout: Layout) -> NDArray[np.int64]:
+    """``[N, N]`` cells from each free cell to each other, in the order of `free_cells`; -1 where there
+    is no way.
+    """
+    cells = free_cells(layout)
+    ways = [distances(layout, (int(row), int(column))) for row, column in cells]
+    return np.stack(ways)[:, cells[:, 0], cells[:, 1]]
 
 
 def free_cells(layout: Layout) -> NDArray[np.int64]:

@@ -69,9 +69,7 @@ def make_trials(
     if per_split < 1:
         raise EchelonError(f"trials: {per_split} measure nothing; use at least 1")
     cells = layouts.free_cells(layout)
-    length = np.stack(
-        [layouts.distances(layout, (int(r), int(c)))[tuple(cells.T)] for r, c in cells]
-    )
+    length = layouts.between(layout)
     is_test = np.random.default_rng(2026).random(length.shape) < 0.5
     mine = is_test if role == "test" else ~is_test
     rng = np.random.default_rng((seed, role == "test"))
