@@ -98,5 +98,5 @@ def test_one_predictor_never_disagrees_and_one_that_remembers_cannot_be_many() -
     planner = build([level], [PlannerConfig(2, 1, doubt=1.0)])
     with pytest.raises(EchelonError, match="one predictor, which never disagrees"):
         planner.plan((state,), ({"z": torch.zeros(1, 3)},), 0, torch.Generator().manual_seed(0))
-    with pytest.raises(EchelonError, match="a transformer remembers"):
+    with pytest.raises(EchelonError, match="a transformer predictor keeps something of its own"):
         replace(model_config(1).levels[0], ensemble=2, predictor="transformer")
