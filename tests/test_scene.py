@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from tiny import model_config, train_config, write_episodes
 
 from echelon import losses
-from echelon.config import EncoderConfig, LossConfig, ModelConfig, StageConfig
+from echelon.config import DistanceConfig, EncoderConfig, LossConfig, ModelConfig, StageConfig
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
 from echelon.models.hierarchy import Hierarchy
 from echelon.models.scene import HALF, Glimpse, KeypointEncoder, LocalPredictor
 from echelon.objective import Objective
 from echelon.planning.planner import rollout
-from echelon.statistics import scenes
+from echelon.progress import Progress
+from echelon.statistics import still
 from echelon.trainer import Trainer
 from echelon.types import EchelonError, tree_stack
 
@@ -142,7 +143,30 @@ def test_frozen_stages_know_the_scene_of_each_episode(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = encoder.scene(torch.from_numpy(episodes.pixels[first]))
     assert torch.allclose(inputs["scene"], expected, atol=1e-6)
-    assert scenes(Hierarchy(model_config(1), 1), episodes) is None
+    assert still(Hierarchy(model_config(1), 1), episodes) == {}
+
+
+def test_frozen_stages_go_on_learning_where_things_can_be(tmp_path: Path) -> None:
+    """From each window's first frame; the encoder stays as it was."""
+    episodes = Episodes.open(write_episodes(tmp_path / "e.h5"))
+    config = scene_config()
+    level = replace(config.levels[0], distance=DistanceConfig(kind="paths", resolution=8))
+    config = replace(config, levels=(level,))
+    stage = replace(train_config(1).stages[0], levels=(0,), train_encoder=False)
+    train = replace(train_config(1), stages=(stage,))
+    trainer = Trainer(episodes, config, train, tmp_path / "run")
+    batches, _ = trainer._batches(stage, 0)
+    inputs, _ = batches(0)
+    rows = batches.sampler.rows(batches.size, batches.seed, 0)
+    assert np.array_equal(inputs["first"].numpy(), episodes.pixels[rows[:, 0]])
+    lift = trainer.model.levels[0].lift
+    before = {name: value.clone() for name, value in lift.state_dict().items()}
+    lift = trainer.run(Progress(quiet=True)).levels[0].lift
+    moved = {name for name, value in lift.state_dict().items() if not value.equal(before[name])}
+    assert {name.split(".")[0] for name in moved if "encoder.mean" not in name} >= {"floor"}
+    assert not [
+        name for name in moved if "encoder" in name and "mean" not in name and "scale" not in name
+    ]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Objective(nn.Module):
                 for name, value in found.items():
                     share = risen if name in ("prediction", "teacher_forced") else 1.0
                     terms[f"level{index}/{name}"] = share * value
-            if index == 0 and window.states["z"].requires_grad and "floor" in window.states:
+            if index == 0 and 0 in levels and "floor" in window.states:
                 terms["level0/floor"] = self._floor_term(window.states)
         return terms
 

@@ -95,18 +95,23 @@ def encode(model: Hierarchy, episodes: Episodes, rows: Ids) -> Tensor:
 
 
 @torch.no_grad()
-def scenes(model: Hierarchy, episodes: Episodes) -> tuple[Tensor, Tensor] | None:
-    """``[E, C, G, G]``, the scene at the beginning of each episode, and ``[N]``, which episode a frame
-    is of; None where the encoder has none.
+def still(model: Hierarchy, episodes: Episodes) -> dict[str, tuple[Tensor, Tensor]]:
+    """What windows of known latents need beside them, as :class:`echelon.data.windows.Batches` has it:
+    the `scene` where their episode begins, and their `first` frame, where the floor is learned.
+    Nothing where the encoder finds no keypoints.
     """
-    encoder = model.levels[0].lift.encoder if isinstance(model.levels[0].lift, ImageLift) else None
-    if not isinstance(encoder, KeypointEncoder):
-        return None
-    device = encoder.mean.device
+    lift = model.levels[0].lift
+    if not isinstance(lift, ImageLift) or not isinstance(lift.encoder, KeypointEncoder):
+        return {}
+    device = lift.encoder.mean.device
     chunks = np.array_split(episodes.offsets, math.ceil(len(episodes.offsets) / ENCODE_BATCH))
-    found = [encoder.scene(torch.from_numpy(episodes.pixels[at]).to(device)) for at in chunks]
+    scenes = [lift.encoder.scene(torch.from_numpy(episodes.pixels[at]).to(device)) for at in chunks]
     episode = np.repeat(np.arange(len(episodes.lengths)), episodes.lengths)
-    return torch.cat(found), torch.from_numpy(episode).to(device)
+    found = {"scene": (torch.cat(scenes), torch.from_numpy(episode).to(device))}
+    if lift.floor is not None:
+        frames = torch.from_numpy(episodes.pixels).to(device)
+        found["first"] = frames, torch.arange(len(frames), device=device)
+    return found
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from echelon.data.episodes import Episodes
 from echelon.data.windows import Batches, WindowSampler, prefetched
 from echelon.files import open_run
 from echelon.models.foreign import ForeignModel
-from echelon.models.hierarchy import Hierarchy
+from echelon.models.hierarchy import Hierarchy, ImageLift
 from echelon.objective import Objective, tubelets
 from echelon.progress import Progress
 from echelon.runlog import RunLog
@@ -176,29 +176,30 @@ class Trainer:
             )
 
     def _batches(self, stage: StageConfig, index: int) -> tuple[Batches, Batches]:
-        device = self.fabric.device
+        device, pixels = self.fabric.device, self.episodes.pixels
         if stage.train_encoder:
-            inputs = {"pixels": torch.from_numpy(self.episodes.pixels)}
+            inputs = {"pixels": torch.from_numpy(pixels)}
         else:
-            every = np.arange(len(self.episodes.pixels))
-            inputs = {"latents": statistics.encode(self.model, self.episodes, every)}
+            inputs = {
+                "latents": statistics.encode(self.model, self.episodes, np.arange(len(pixels)))
+            }
         if column := self.model.config.proprio:
             inputs["proprio"] = torch.from_numpy(self.episodes.column(column).astype(np.float32))
         actions = torch.from_numpy(np.nan_to_num(self.episodes.actions))
-        if device.type != "cpu":
-            inputs, actions = tree_map(lambda x: x.to(device), (inputs, actions))
+        inputs, actions = tree_map(lambda x: x.to(device), (inputs, actions))
         skipped = self.model.context - 1 if stage.train_encoder else 1
         length = skipped + self.config.window(self.model.config, stage)
         process = self.fabric.global_rank, self.fabric.world_size
-        around = None if stage.train_encoder else statistics.scenes(self.model, self.episodes)
+        still = {} if stage.train_encoder else statistics.still(self.model, self.episodes)
         paired = self.objective.paired(stage.levels)
         seed, where = hash((self.config.seed, index)) % 2**32, self.episodes
-        made: list[Batches] = []
-        for ids in (self.train_ids, self.held_out_ids):
+
+        def of(ids: statistics.Ids) -> Batches:
             sampler = WindowSampler.of(where.lengths, where.offsets, ids, length, paired)
-            fixed = (sampler, stage.batch_size, seed, skipped, *process, around)
-            made.append(Batches(inputs, actions, *fixed))
-        return made[0], made[1]
+            fixed = (sampler, stage.batch_size, seed, skipped, *process, still)
+            return Batches(inputs, actions, *fixed)
+
+        return of(self.train_ids), of(self.held_out_ids)
 
     # ------------------------------------------------------------------ log and resume
 
@@ -322,7 +323,7 @@ class Trainer:
 
 
 def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Parameter]:
-    """What a stage updates. A frozen encoder leaves level 0 its predictor alone."""
+    """What a stage updates. A frozen encoder leaves level 0 its predictor, and where things can be."""
     found: list[nn.Parameter] = []
     if stage.masked and objective.masked is not None:
         found += objective.masked.parameters()
@@ -338,6 +339,8 @@ def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Par
         found += [*level.predictor.parameters(), *level.encode_action.parameters()]
         if lifted:
             found += level.lift.parameters()
+        elif isinstance(level.lift, ImageLift) and level.lift.floor is not None:
+            found += level.lift.floor.parameters()
         own = level.config.latent == "own"
         if lifted and own and level.config.loss.inverse_dynamics:
             found += level.inverse.parameters()

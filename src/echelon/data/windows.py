@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
@@ -146,16 +146,16 @@ class Batches:
     """frames at the head of a window that have no state"""
     rank: int = 0
     world: int = 1
-    scenes: tuple[Tensor, Tensor] | None = None
-    """[E, C, G, G] of each episode, known already, and [N] which episode a row is of"""
+    still: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """what holds for a whole window, by name: values [M, ...], and [N] which of them a row has; the
+    window's is that of its first row"""
 
     def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
         rows = self.sampler.rows(self.size, self.seed, step, self.rank, self.world)
         rows = torch.from_numpy(rows).to(self.actions.device)
         inputs = {name: values[rows] for name, values in self.inputs.items()}
-        if self.scenes is not None:
-            scenes, episode = self.scenes
-            inputs["scene"] = scenes[episode[rows[:, 0]]]
+        for name, (values, which) in self.still.items():
+            inputs[name] = values[which[rows[:, 0]]]
         return inputs, self.actions[rows[:, self.skipped : -1]]
 
 

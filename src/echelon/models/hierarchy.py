@@ -34,7 +34,8 @@ there may be ``p [..., P]``, proprioception; ``scene [..., C, G, G]``, a map of 
 
 Observation: TypeAlias = Tensor | Mapping[str, Tensor]
 """Frames [..., T, H, W, 3] uint8; or a mapping of `pixels` (or of `latents` [..., T, D], where they
-are known already, with the `scene` [..., C, G, G] of all of them) and `proprio` [..., T, P]."""
+are known already, with the `scene` [..., C, G, G] of all and the `first` frame [..., H, W, 3]) and
+`proprio` [..., T, P]."""
 
 
 NEIGHBOURS = 256
@@ -84,11 +85,12 @@ class ImageLift(nn.Module):
         """What does not change in a window ``[..., ...]``, by its first frame or as it is known."""
         if not isinstance(self.encoder, KeypointEncoder):
             return {}
-        if "scene" in seen:
-            return {"scene": seen["scene"]}
-        first = seen["pixels"][..., 0, :, :, :]
-        found = {"scene": self.encoder.scene(first)}
-        return found if self.floor is None else found | {"floor": self.floor(first)}
+        found = {"scene": seen["scene"]} if "scene" in seen else {}
+        first = seen["pixels"][..., 0, :, :, :] if "pixels" in seen else seen.get("first")
+        if first is not None:
+            found = found or {"scene": self.encoder.scene(first)}
+            found |= {} if self.floor is None else {"floor": self.floor(first)}
+        return found
 
 
 class ForeignLift(ImageLift):
