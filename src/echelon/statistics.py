@@ -76,14 +76,15 @@ def fit_inputs(model: Hierarchy, episodes: Episodes, ids: Ids) -> None:
 
 
 @torch.no_grad()
-def encode(model: Hierarchy, episodes: Episodes, rows: Ids) -> Tensor:
-    """``rows [N] -> [N, D]``, the latents of frames by the encoder as it stands, on its device.
+def encode(model: Hierarchy, episodes: Episodes, rows: Ids | None = None) -> Tensor:
+    """``rows [N] -> [N, D]``, the latents of frames, or all, by the encoder as it stands, on its device.
 
     An encoder of clips sees the frames before; an episode's first frame stands for what is missing.
     """
     lift = model.levels[0].lift
     assert isinstance(lift, ImageLift)
     device, frames = lift.encoder.mean.device, lift.encoder.frames
+    rows = np.arange(len(episodes.pixels)) if rows is None else rows
     first = episodes.offsets[np.searchsorted(episodes.offsets, rows, side="right") - 1]
     back = np.arange(frames) - frames + 1
     clips = np.maximum(rows[:, None] + back, first[:, None])

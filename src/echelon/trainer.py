@@ -176,13 +176,11 @@ class Trainer:
             )
 
     def _batches(self, stage: StageConfig, index: int) -> tuple[Batches, Batches]:
-        device, pixels = self.fabric.device, self.episodes.pixels
+        device = self.fabric.device
         if stage.train_encoder:
-            inputs = {"pixels": torch.from_numpy(pixels)}
+            inputs = {"pixels": torch.from_numpy(self.episodes.pixels)}
         else:
-            inputs = {
-                "latents": statistics.encode(self.model, self.episodes, np.arange(len(pixels)))
-            }
+            inputs = {"latents": statistics.encode(self.model, self.episodes)}
         if column := self.model.config.proprio:
             inputs["proprio"] = torch.from_numpy(self.episodes.column(column).astype(np.float32))
         actions = torch.from_numpy(np.nan_to_num(self.episodes.actions))
