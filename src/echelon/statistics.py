@@ -77,7 +77,7 @@ def fit_inputs(model: Hierarchy, episodes: Episodes, ids: Ids) -> None:
 
 @torch.no_grad()
 def encode(model: Hierarchy, episodes: Episodes, rows: Ids | None = None) -> Tensor:
-    """``rows [N] -> [N, D]``, the latents of frames, or all, by the encoder as it stands, on its device.
+    """``rows [N] -> [N, D]``, the latents of frames (all) by the encoder as it stands, on its device.
 
     An encoder of clips sees the frames before; an episode's first frame stands for what is missing.
     """
