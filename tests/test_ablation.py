@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_records import record
 
-from echelon import checkpoint, cli, experiment
+from echelon import checkpoint, cli, demo, experiment
 from echelon.bench import ablation
 from echelon.bench.ablation import VARIANTS, Ablation, configured, run, split
 from echelon.config import ModelConfig, TrainConfig, to_dict
@@ -153,7 +153,7 @@ def test_running_again_trains_and_tries_nothing(
         raise AssertionError("done already")
 
     monkeypatch.setattr(Trainer, "_stage", forbidden)
-    for owner, name in ((experiment, "run_trials"), (ablation, "diagnose"), (ablation, "collect")):
+    for owner, name in ((experiment, "run_trials"), (ablation, "diagnose"), (demo, "collect")):
         monkeypatch.setattr(owner, name, forbidden)
     before = (done.out / "models.json").read_bytes(), done.page.read_bytes()
     run(done, tiny(), QUIET)

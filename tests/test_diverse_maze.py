@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from echelon import cli, experiment
+from echelon import cli, demo, experiment
 from echelon.bench import diverse_maze
 from echelon.bench.diverse_maze import BUDGETS, CPU, DiverseMaze, held_out_layouts, run, table
 from echelon.config import EncoderConfig, StageConfig
@@ -60,7 +60,7 @@ def test_it_collects_trains_judges_and_writes_a_page(
     run(asked, tiny(), Progress(quiet=True))
     records = load(tmp_path / "out" / "records.json")
     assert {(r.method, r.setting) for r in records} == {
-        (method.method, method.setting) for method in diverse_maze.methods()
+        (method.method, method.setting) for method in diverse_maze.methods(tiny().model)
     }
     assert {r.split for r in records} == set(BUDGETS)
     text = read_section(page, "diverse-maze")
@@ -71,7 +71,7 @@ def test_it_collects_trains_judges_and_writes_a_page(
         raise AssertionError("what is there is not done again")
 
     monkeypatch.setattr(experiment, "run_trials", never)
-    monkeypatch.setattr(diverse_maze, "collect", never)
+    monkeypatch.setattr(demo, "collect", never)
     run(asked, tiny(), Progress(quiet=True))
     assert load(tmp_path / "out" / "records.json") == records
 

@@ -64,11 +64,11 @@ def seeded(config: DemoConfig, seed: int) -> DemoConfig:
     )
 
 
-def collected(config: DemoConfig, out: Path, progress: Progress) -> Episodes:
+def collected(config: CollectConfig, out: Path, progress: Progress) -> Episodes:
     """The episodes in a run folder, collected if they are not there yet."""
     data = out / "episodes.h5"
     if not data.exists():
-        collect(config.collect, data, progress)
+        collect(config, data, progress)
     return Episodes.open(data)
 
 
@@ -89,7 +89,7 @@ def device() -> str:
 
 def train_model(config: DemoConfig, out: Path, progress: Progress) -> tuple[Trainer, Hierarchy]:
     """Collect what is not there yet, and train on it."""
-    episodes = collected(config, out, progress)
+    episodes = collected(config.collect, out, progress)
     trainer = Trainer(episodes, config.model, config.train, out, MazeTruth.of(episodes))
     return trainer, trainer.run(progress)
 

@@ -115,7 +115,9 @@ class Objective(nn.Module):
         levels = self.hierarchy.levels
         window = Window(levels[0].lift(inputs), actions)
         with torch.no_grad():
-            target = self.targets[0](inputs)
+            first = self.targets[0]
+            assert isinstance(first, ImageLift)
+            target = first.changing(inputs)
         yield window, target
         for index, level in enumerate(levels[1 : highest + 1], start=1):
             cut = self._boundaries(level, actions.shape[1])

@@ -15,7 +15,7 @@ CostKind: TypeAlias = Literal["latent", "upper", "learned", "graph"]
 def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """What an agent plans with when it is told nothing: a short search at every level."""
     if len(model.levels) == 1 and model.knows_floor:
-        return FlatSetting(20, 48, correlation=0.9, replan=4, minimum=0.3).levels
+        return ALONG_PATHS.levels
     if len(model.levels) == 1:
         return FlatSetting(horizon=200, candidates=16, minimum=1.0).levels
     fine = PlannerConfig(
@@ -132,3 +132,7 @@ class FlatSetting:
             correlation=self.correlation,
         )
         return (PlannerConfig(self.horizon, self.replan, optimizer, self.minimum),)
+
+
+ALONG_PATHS = FlatSetting(20, 48, correlation=0.9, replan=4, minimum=0.3)
+"""where shortest paths say the way, and a search is about the next steps"""

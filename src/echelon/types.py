@@ -62,11 +62,8 @@ def tree_stack(trees: Sequence[State], dim: int) -> State:
 
     def stack(*leaves: Tensor) -> Tensor:
         if all(leaf is leaves[0] for leaf in leaves):
-            return (
-                leaves[0]
-                .unsqueeze(dim)
-                .expand(*leaves[0].shape[:dim], len(leaves), *leaves[0].shape[dim:])
-            )
+            shape = leaves[0].shape
+            return leaves[0].unsqueeze(dim).expand(*shape[:dim], len(leaves), *shape[dim:])
         return torch.stack(leaves, dim)
 
     return tree_map(stack, *trees)

@@ -18,7 +18,6 @@ import numpy as np
 
 from echelon import schema
 from echelon.atlas import Atlas
-from echelon.collect import collect
 from echelon.config import (
     DistanceConfig,
     ModelConfig,
@@ -28,7 +27,7 @@ from echelon.config import (
     to_dict,
 )
 from echelon.data.episodes import Episodes
-from echelon.demo import HELD_OUT_SEED, DemoConfig, seeded, trials_of
+from echelon.demo import HELD_OUT_SEED, DemoConfig, collected, seeded, trials_of
 from echelon.diagnostics import diagnose, sign_agreement
 from echelon.envs.mazes import HELD_OUT_LAYOUTS
 from echelon.evaluation import Method
@@ -252,9 +251,7 @@ def run(asked: Ablation, config: DemoConfig, progress: Progress) -> None:
     for seed in dict.fromkeys(seed for seed, _ in jobs):
         here, folder = seeded(config, seed), asked.runs / f"seed-{seed}"
         with alone(folder):
-            if not (folder / "episodes.h5").exists():
-                collect(here.collect, folder / "episodes.h5", progress)
-        episodes = Episodes.open(folder / "episodes.h5")
+            episodes = collected(here.collect, folder, progress)
         for variant in (v for s, v in jobs if s == seed):
             progress.say(f"seed {seed}, {variant.name}: {variant.part}, {variant.what}")
             found, figure = measured(variant, here, episodes, folder / "ablation", progress)

@@ -6,27 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from echelon.collect import CollectConfig, collect
+from echelon.collect import CollectConfig
 from echelon.config import (
     DistanceConfig,
     EncoderConfig,
     LevelConfig,
     LossConfig,
     ModelConfig,
-    OptimizerConfig,
-    PlannerConfig,
     StageConfig,
     TrainConfig,
 )
-from echelon.data.episodes import Episodes
-from echelon.demo import device
+from echelon.demo import collected, device
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
 from echelon.envs.mazes import MazeTask, spread_trials
 from echelon.evaluation import Method
 from echelon.experiment import Results, compare, tested
 from echelon.files import alone, write_json
-from echelon.presets import FlatSetting, with_cost
+from echelon.presets import ALONG_PATHS, planner_for, with_cost
 from echelon.progress import Progress
 from echelon.records import Record, save
 from echelon.report import read_section, write_section
@@ -171,47 +168,28 @@ def judged(
 ) -> Results:
     """What every method of a seed's model reaches in the held-out layouts."""
     folder = asked.runs / f"seed-{seed}"
-    config = replace(setup.collect, seed=seed)
     with alone(folder):
-        if not (folder / "episodes.h5").exists():
-            collect(config, folder / "episodes.h5", progress)
-        episodes = Episodes.open(folder / "episodes.h5")
+        episodes = collected(replace(setup.collect, seed=seed), folder, progress)
         train = replace(setup.train, seed=seed)
         trainer = Trainer(episodes, setup.model, train, folder, MazeTruth.of(episodes))
         model = trainer.run(progress).to(device())
-        task = MazeTask(action_repeat=config.action_repeat, radius=RADIUS)
+        task = MazeTask(action_repeat=setup.collect.action_repeat, radius=RADIUS)
         found = Results()
         for split, budget in BUDGETS.items():
             trials = spread_trials(others, asked.trials, seed, "test", (split,))
-            where = folder / "outcomes" / split
-            data = trainer.identity
-            found.add(compare(where, model, methods(), trials, budget, task, seed, data, progress))
+            where, known = folder / "outcomes" / split, (task, seed, trainer.identity, progress)
+            found.add(compare(where, model, methods(setup.model), trials, budget, *known))
     return found
 
 
-def methods() -> list[Method]:
+def methods(model: ModelConfig) -> list[Method]:
     """Both levels, level 0 alone with the same cost at two budgets, and controls."""
-    short, more = (
-        FlatSetting(20, candidates, correlation=0.9, replan=4, minimum=0.3)
-        for candidates in (48, 192)
-    )
-    fine = PlannerConfig(
-        horizon=10,
-        replan=2,
-        optimizer=OptimizerConfig(candidates=16, iterations=1, elites=2, correlation=0.9),
-    )
-    coarse = PlannerConfig(
-        horizon=3,
-        replan=2,
-        optimizer=OptimizerConfig(candidates=32, iterations=2, elites=4, correlation=0.3),
-        minimum=0.3,
-        cost="learned",
-    )
+    more = replace(ALONG_PATHS, candidates=4 * ALONG_PATHS.candidates)
     return [
-        Method("hierarchical", "paths", (fine, coarse)),
-        Method("flat", "paths", with_cost(short.levels, "learned")),
-        Method("flat", "paths-more", with_cost(more.levels, "learned")),
-        Method("control:flat-straight", "straight", with_cost(short.levels, "latent")),
+        Method.of("paths", planner_for(model)),
+        Method.of("paths", with_cost(ALONG_PATHS.levels, "learned")),
+        Method.of("paths-more", with_cost(more.levels, "learned")),
+        Method("control:flat-straight", "straight", with_cost(ALONG_PATHS.levels, "latent")),
         Method("control:random", "uniform"),
     ]
 

@@ -81,7 +81,7 @@ class Foreign:
             config = seeded(DemoConfig(), seed)
             config = replace(config, collect=replace(config.collect, episodes=self.episodes))
             folder = self.runs / f"seed-{seed}"
-            episodes = collected(config, self.data / f"seed-{seed}", progress)
+            episodes = collected(config.collect, self.data / f"seed-{seed}", progress)
             flat, errors = self._flat(folder / "flat.safetensors", episodes, config, progress)
             model = self._on_top(flat, folder, episodes, config, progress).to(device())
             found = self._compare(model, flat, folder, episodes, config, progress)

@@ -225,10 +225,8 @@ class LevelConfig:
     landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
 
     def __post_init__(self) -> None:
-        for name in (
-            *("stride", "rollout", "latent_dim", "width", "ensemble", "history", "heads"),
-            "glimpse",
-        ):
+        counts = "stride rollout latent_dim width ensemble history heads glimpse"
+        for name in counts.split():
             if (value := getattr(self, name)) < 1:
                 raise EchelonError(f"{name}: {value} must be at least 1")
         if self.spacing <= 0:

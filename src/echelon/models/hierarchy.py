@@ -68,6 +68,15 @@ class ImageLift(nn.Module):
     def forward(self, observation: Observation) -> LatentState:
         """``T + context - 1 frames (or T + 1 latents) -> states [..., T, D]``"""
         seen = observation if isinstance(observation, Mapping) else {"pixels": observation}
+        state = self.changing(seen)
+        leading = tuple(state["z"].shape[:-1])
+        for part, whole in self._around(seen).items():
+            first = whole.unsqueeze(len(leading) - 1)
+            state[part] = first.expand(*leading, *first.shape[len(leading) :])
+        return state
+
+    def changing(self, seen: Mapping[str, Tensor]) -> LatentState:
+        """The states without what is the same in a whole window."""
         latents = seen["latents"] if "latents" in seen else self.encoder(seen["pixels"])
         now, before = latents[..., 1:, :], latents[..., :-1, :]
         state: LatentState = {"z": now, "dz": self.scale * (now - before)}
@@ -76,9 +85,6 @@ class ImageLift(nn.Module):
             if "proprio" in seen:
                 last = seen["proprio"][..., -now.shape[-2] :, :]
                 state["p"] = (last - self.proprio_mean) / self.proprio_std
-        for part, whole in self._around(seen).items():
-            first = whole.unsqueeze(now.ndim - 2)
-            state[part] = first.expand(*now.shape[:-1], *first.shape[now.ndim - 1 :])
         return state
 
     def _around(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
