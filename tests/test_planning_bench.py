@@ -14,11 +14,11 @@ from test_ablation import tiny
 from echelon import cli
 from echelon.auto import race
 from echelon.bench import planning
-from echelon.bench.ablation import configured
 from echelon.bench.planning import Planning, cells, studies
 from echelon.bench.planning.cells import AUTO, CELLS, Cell
 from echelon.bench.planning.mazes import MAZES, Maze, Models, train, variants
 from echelon.bench.planning.studies import STUDIES, Bed, Ways, damaged, unreachable
+from echelon.bench.variants import configured
 from echelon.envs.mazes import HELD_OUT_LAYOUTS
 from echelon.evaluation import Outcome
 from echelon.presets import FlatSetting, settings_of
