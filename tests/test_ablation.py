@@ -14,7 +14,8 @@ from test_records import record
 
 from echelon import checkpoint, cli, experiment
 from echelon.bench import ablation
-from echelon.bench.ablation import VARIANTS, Ablation, configured, run, split
+from echelon.bench.ablation import Ablation, run, split
+from echelon.bench.variants import VARIANTS, configured
 from echelon.config import ModelConfig, TrainConfig, to_dict
 from echelon.demo import DemoConfig
 from echelon.files import alone
@@ -67,8 +68,8 @@ def test_every_variant_can_be_trained_and_differs() -> None:
     config = DemoConfig()
     names = [v.name for v in VARIANTS]
     assert len(set(names)) == len(names)
-    assert {v.base for v in VARIANTS} <= set(names)
-    made = {v.name: configured(v, config) for v in VARIANTS if not v.auto}
+    assert {v.base for v in VARIANTS} | {v.trained for v in VARIANTS} <= {*names, ""}
+    made = {v.name: configured(v, config) for v in VARIANTS if not (v.auto or v.trained)}
     assert made["default"] == (config.model, config.train)
     assert len({json.dumps([to_dict(m), to_dict(t)]) for m, t in made.values()}) == len(made)
     for model, train in made.values():
@@ -76,6 +77,10 @@ def test_every_variant_can_be_trained_and_differs() -> None:
         assert model.window(range(len(model.levels))) <= config.collect.steps - 2
     assert made["levels-3"][0].durations == (1, 10, 30)
     assert made["macro-concat"][0].levels[1].action_dim is None
+    for asked in (v for v in VARIANTS if v.trained):  # the same model, other plans
+        trained = variant(asked.trained)
+        assert (asked.changes, asked.auto) == (trained.changes, trained.auto)
+        assert asked.planner(config.model) != trained.planner(config.model)
     first, *others = made["vit-hybrid"][1].stages
     assert (first.levels, first.masked, tuple(others)) == ((), True, config.train.stages)
 

@@ -81,10 +81,7 @@ def settings_of(
     fine, *above = with_cost(planner_for(model)[:depth], "latent")
     top = replace(above[-1], cost="latent" if cost == "upper" else cost)
     eager = [*above[:-1], top]
-    patient = [
-        replace(level, replan=4 * duration, watchdog=0.5, reached=0.4)
-        for level, duration in zip(eager, model.durations[1:depth], strict=True)
-    ]
+    _, *patient = patiently((fine, *eager), model)
     small = replace(
         fine, horizon=6, replan=4, optimizer=replace(fine.optimizer, candidates=8, elites=1)
     )
@@ -93,6 +90,17 @@ def settings_of(
         f"{name}-patient": (fine, *patient),
         f"{name}-patient-small": (small, *patient),
     }
+
+
+def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[PlannerConfig, ...]:
+    """The same searches, but plans above level 0 are followed until they are used up or fail."""
+    fine, *above = levels
+    durations = model.durations[1 : len(levels)]
+    kept = [
+        replace(level, replan=4 * duration, watchdog=0.5, reached=0.4)
+        for level, duration in zip(above, durations, strict=True)
+    ]
+    return (fine, *kept)
 
 
 def with_cost(levels: Sequence[PlannerConfig], cost: CostKind) -> tuple[PlannerConfig, ...]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from echelon.bench.ablation import THREE_LEVELS, Variant, configured, train_variant
+from echelon.bench.ablation import train_variant
+from echelon.bench.variants import THREE_LEVELS, Variant, configured
 from echelon.collect import CollectConfig, collect
 from echelon.data.episodes import Episodes
 from echelon.demo import HELD_OUT_SEED, DemoConfig, seeded
