@@ -29,7 +29,7 @@ from echelon.config import (
 )
 from echelon.data.episodes import Episodes
 from echelon.progress import Progress
-from echelon.trainer import Trainer, _trained_parameters
+from echelon.trainer import Trainer
 
 # Two steps of training teach nothing, and what a model is good for is said elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore::echelon.EchelonWarning")
@@ -49,6 +49,7 @@ LOOKING = replace(FINE, latent_dim=2, predictor="local", glimpse=3)
 MASKED = MaskedConfig(frames=4, width=12, depth=1, heads=2)
 JOINT = StageConfig((0, 1), 2, 8, train_encoder=True, gradient_below=True)
 VISION = StageConfig((0,), 2, 8, train_encoder=True)
+FINDING = StageConfig((), 2, 8, train_encoder=True)
 PRETRAINING = StageConfig((), 2, 8, train_encoder=True, masked=True)
 UPPER = StageConfig((1,), 2, 8)
 NOTHING: dict[str, Any] = dict.fromkeys(
@@ -135,10 +136,10 @@ CASES: dict[str, Case] = {
         encoder=PLACES,
     ),
     "keypoints, own latent above": Case(
-        (replace(LOOKING, latent_dim=4, loss=LossConfig(spread=1.0)), ABOVE),
-        ("level0/spread",),
+        (replace(LOOKING, latent_dim=4), ABOVE),
+        ("encoder/changing", "encoder/shifting"),
         encoder=PLACES,
-        stages=(JOINT, UPPER),
+        stages=(FINDING, JOINT, UPPER),
     ),
     "vit, images": Case((SEEING, ABOVE), encoder=VIT),
     "vit, clips": Case((SEEING, ABOVE), encoder=CLIPS),
@@ -221,7 +222,7 @@ def assert_plans(path: Path) -> None:
 def assert_all_is_reached(trainer: Trainer, index: int) -> None:
     """A gradient comes to all that a stage is to train: several processes would wait for it."""
     stage, module = trainer.config.stages[index], trainer.objective
-    trained = _trained_parameters(module, stage)
+    trained = module.trained(stage)
     module.zero_grad()
     module.requires_grad_(False)
     for parameter in trained:

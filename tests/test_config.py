@@ -261,7 +261,7 @@ def model(above: LevelConfig, encoder: EncoderConfig | None = None) -> ModelConf
         (lambda: PlannerConfig(horizon=1, replan=0), "replan: 0"),
         (lambda: PlannerConfig(horizon=1, replan=1, minimum=1.1), "minimum"),
         (lambda: PlannerConfig(horizon=1, replan=1, minimum=-0.1), "minimum"),
-        (lambda: StageConfig((), 1, 1), "stages: a stage trains some levels, or masked video"),
+        (lambda: StageConfig((), 1, 1), "stages: a stage trains some levels, or the encoder"),
         (lambda: StageConfig((-1,), 1, 1), "stages: .* are not the numbers of levels"),
         (lambda: StageConfig((0, 0), 1, 1), "stages: .* are not the numbers of levels"),
         (lambda: StageConfig((0,), 0, 1), "steps and batch_size"),

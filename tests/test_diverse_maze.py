@@ -24,7 +24,7 @@ def tiny() -> diverse_maze.Setup:
     fine, above = CPU.model.levels
     small = {"width": 8, "glimpse": 3, "lift_width": 8}
     levels = (replace(fine, **small, rollout=3), replace(above, **small, rollout=1))
-    stages = (StageConfig((0,), 2, 4, train_encoder=True, rise=1), StageConfig((0, 1), 2, 4))
+    stages = (StageConfig((), 2, 4, train_encoder=True), StageConfig((0, 1), 2, 4))
     return diverse_maze.Setup(
         replace(CPU.collect, episodes=4, steps=20, mazes=2),
         replace(CPU.model, levels=levels, encoder=EncoderConfig("keypoints", grid=8), bank_size=16),

@@ -35,7 +35,7 @@ from echelon.data.windows import Batches, WindowSampler
 from echelon.models.hierarchy import Hierarchy
 from echelon.objective import Objective
 from echelon.progress import Progress
-from echelon.trainer import Trainer, _schedule, _trained_parameters
+from echelon.trainer import Trainer, _schedule
 from echelon.types import EchelonError
 
 LOGGED = (1, 4, 8, 12)
@@ -576,7 +576,7 @@ def test_what_has_a_gradient_is_what_is_trained(stage: StageConfig) -> None:
     inputs = {"pixels": frames} if stage.train_encoder else seen
     terms = module(inputs, torch.randn(8, 17, 1), stage.levels)
     torch.stack(list(terms.values())).sum().backward()
-    listed = _trained_parameters(module, stage)
+    listed = module.trained(stage)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     reached = {names[id(p)] for p in module.parameters() if p.grad is not None}
     assert {names[id(p)] for p in listed} == reached
@@ -589,7 +589,7 @@ def test_frozen_levels_do_not_move(episodes: Episodes, tmp_path: Path, stage: St
     trainer = Trainer(episodes, with_inverse(), config, tmp_path)
     statistics.fit_inputs(trainer.model, episodes, trainer.train_ids)
     before = snapshot(trainer.model)
-    trainable = {id(p) for p in _trained_parameters(trainer.objective, stage)}
+    trainable = {id(p) for p in trainer.objective.trained(stage)}
     moving = {name for name, p in trainer.model.named_parameters() if id(p) in trainable}
     trainer._stage(0, 0, Watched())
     after = trainer.model.state_dict()

@@ -27,12 +27,19 @@ def variance_hinge(z: Tensor, floor: float = 1.0) -> Tensor:
     return torch.relu(floor - (z.var(0) + 1e-4).sqrt()).mean()
 
 
-def spread(z: Tensor) -> Tensor:
-    """``mean(max(0, 1 - rms difference)^2)`` of latents z [N, D], of which rows 2i and 2i + 1 are two
-    moments of one episode: they are to lie 1 apart in each dimension, in the mean over pairs.
+def on_what_changes(attention: Tensor, changes: Tensor) -> Tensor:
+    """Minus the log of the attention that lies on what changes: attention [B, N, C], of which each of N
+    sums to 1, changes [B, C] from 0 to 1; the mean over images, where nothing does 0.
+
+    Of several, each is to have what those before it leave.
     """
-    apart = (z[::2] - z[1::2]).square().mean(0)
-    return torch.relu(1 - (apart + 1e-8).sqrt()).square().mean()
+    moving = (changes.amax(1) > 0).float()
+    left, total = changes, attention.new_zeros(())
+    for each in attention.unbind(1):
+        found = -((each * left).sum(1) + 1e-3).log()
+        total = total + (found * moving).mean()
+        left = left * (1 - each / each.amax(1, keepdim=True)).detach()
+    return total / attention.shape[1]
 
 
 def correlation(z: Tensor) -> Tensor:

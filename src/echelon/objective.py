@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from echelon import losses
-from echelon.config import LossConfig, MaskedConfig
+from echelon.config import LossConfig, MaskedConfig, StageConfig
 from echelon.data.windows import coarsen, spans
 from echelon.distributed import gather
 from echelon.models.hierarchy import Hierarchy, ImageLift, Level
 from echelon.models.masked_video import MaskedVideo
 from echelon.models.paths import floor_loss
+from echelon.models.scene import HALF, KeypointEncoder, changes, shifted
 from echelon.models.vit import TubeletEncoder
 from echelon.temporal import distance_terms
 from echelon.types import EchelonError, State, Window, tree_map
@@ -51,7 +52,6 @@ class Objective(nn.Module):
         levels: tuple[int, ...],
         gradient_below: bool = False,
         masked: bool = False,
-        risen: float = 1.0,
     ) -> dict[str, Tensor]:
         """All terms of some levels, named ``level0/prediction`` and so on, weighted.
 
@@ -59,13 +59,15 @@ class Objective(nn.Module):
             [B, T + 2, D] of the encoder, which leave it as it is; and `proprio`, as long, if the
             model takes it.
         actions: [B, T, A], leaving each frame that has a state but the last.
-        risen: share of their weight that predictions have.
         gradient_below, masked: see :class:`echelon.config.StageConfig`, which does not come whole: what
             wraps modules for other precisions refuses a frozen dataclass.
         """
         terms: dict[str, Tensor] = {}
+        encoder = self._encoder
         if masked:
             terms |= self._masked_terms(inputs["pixels"])
+        if isinstance(encoder, KeypointEncoder) and "pixels" in inputs:
+            terms |= self._keypoint_terms(encoder, inputs["pixels"][:, 0])
         if not levels:
             return terms
         windows = self.windows(inputs, actions, max(levels), gradient_below)
@@ -73,10 +75,8 @@ class Objective(nn.Module):
             if index in levels:
                 level = self.hierarchy.levels[index]
                 found = level_terms(level, window, target, level.config.loss)
-                for name, value in found.items():
-                    share = risen if name in ("prediction", "teacher_forced") else 1.0
-                    terms[f"level{index}/{name}"] = share * value
-            if index == 0 and 0 in levels and "floor" in window.states:
+                terms |= {f"level{index}/{name}": value for name, value in found.items()}
+            if index == 0 and 0 in levels and self.hierarchy.config.knows_floor:
                 terms["level0/floor"] = self._floor_term(window.states)
         return terms
 
@@ -88,10 +88,31 @@ class Objective(nn.Module):
         weight = max(config.weight for config in weights if config.kind == "paths")
         return weight * floor_loss(states["floor"][:, 0], z[:, 0], seen)
 
-    def paired(self, levels: tuple[int, ...]) -> bool:
-        """Whether training some levels takes windows in pairs of one episode."""
-        spread = any(self.hierarchy.levels[i].config.loss.spread for i in levels)
-        return spread or self.hierarchy.config.knows_floor
+    def _keypoint_terms(self, encoder: KeypointEncoder, frames: Tensor) -> dict[str, Tensor]:
+        """What finds keypoints, in frames ``[B, H, W, 3]`` of which two after each other are moments of
+        one episode: they are where those differ, and go with an image that is shifted.
+        """
+        others = frames.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        patch = frames.shape[1] // encoder.grid
+        by = torch.randint(-patch, patch + 1, (len(frames), 2), device=frames.device)
+        (here, attention), there = encoder.look(frames), encoder(shifted(frames, by))
+        moved = (2 * HALF / frames.shape[1] * by).repeat(1, encoder.points)
+        weights = self.hierarchy.config.encoder
+        found = losses.on_what_changes(attention, changes(frames, others, encoder.grid))
+        return {
+            "encoder/changing": weights.changing * found,
+            "encoder/shifting": weights.shifting * (there - here - moved).square().mean(),
+        }
+
+    @property
+    def _encoder(self) -> nn.Module | None:
+        lift = self.hierarchy.levels[0].lift
+        return lift.encoder if isinstance(lift, ImageLift) else None
+
+    @property
+    def paired(self) -> bool:
+        """Whether windows are taken in pairs of one episode."""
+        return isinstance(self._encoder, KeypointEncoder)
 
     def _masked_terms(self, pixels: Tensor) -> dict[str, Tensor]:
         """Masked video on the first frames of each window."""
@@ -138,6 +159,33 @@ class Objective(nn.Module):
             return None
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
         return spans(steps, steps // level.stride, *level.config.span, rng)
+
+    def trained(self, stage: StageConfig) -> list[nn.Parameter]:
+        """What a stage updates. A frozen encoder leaves level 0 its predictor, and what is around."""
+        found: list[nn.Parameter] = []
+        if stage.masked and self.masked is not None:
+            found += self.masked.parameters()
+            if 0 not in stage.levels:  # masked video does without the readout
+                video = tubelets(self.hierarchy.levels[0].lift)
+                for part in (video.embed, video.blocks, video.norm):
+                    found += part.parameters()
+        encoder = self._encoder
+        if isinstance(encoder, KeypointEncoder) and stage.train_encoder and 0 not in stage.levels:
+            found += encoder.parameters()
+        for index in stage.levels:
+            level = self.hierarchy.levels[index]
+            if level.metric is not None:
+                found += level.metric.parameters()
+            lifted = index > 0 or stage.train_encoder
+            found += [*level.predictor.parameters(), *level.encode_action.parameters()]
+            if lifted:
+                found += level.lift.parameters()
+            elif isinstance(level.lift, ImageLift) and level.lift.scene is not None:
+                found += level.lift.scene.parameters()
+            own = level.config.latent == "own"
+            if lifted and own and level.config.loss.inverse_dynamics:
+                found += level.inverse.parameters()
+        return found
 
     def reset_targets(self) -> None:
         """Make the targets what the lifts are now."""
@@ -202,8 +250,6 @@ def level_terms(
         if weight := getattr(weights, name):
             with torch.autocast(flat.device.type, enabled=False):
                 terms[name] = weight * term(flat)
-    if weights.spread:
-        terms["spread"] = weights.spread * losses.spread(gather(z[:, 0]))
     if weights.smoothness:
         terms["smoothness"] = weights.smoothness * losses.smoothness(z)
     if weights.inverse_dynamics:
@@ -223,14 +269,11 @@ def _error(
     """Mean error of `steps` predictions, each from the one before or from the true state."""
     state = tree_map(lambda x: x[:, 0], window.states)
     error = torch.zeros((), device=window.actions.device)
-    loss = level.config.loss
-    weights = {part: loss.motion if part == "dz" else 1.0 for part in level.parts}
     for t in range(steps):
         state = level.predict(state, window.actions[:, t])
         error = error + sum(
-            weight * losses.prediction(state[part], target[part][:, t + 1], loss.norm)
-            for part, weight in weights.items()
-            if weight
+            losses.prediction(state[part], target[part][:, t + 1], level.config.loss.norm)
+            for part in level.parts
         )
         if teacher_forced:  # what the predictor remembers goes on
             state = state | {part: window.states[part][:, t + 1] for part in level.parts}

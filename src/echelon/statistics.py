@@ -22,7 +22,6 @@ from echelon.graph import Landmarks, fit_landmarks
 from echelon.models.foreign import ForeignEncoder
 from echelon.models.hierarchy import NEIGHBOURS, Hierarchy, ImageLift, LatentLift
 from echelon.models.paths import logits_at
-from echelon.models.scene import KeypointEncoder
 from echelon.types import EchelonError, tree_map
 
 ENCODE_BATCH = 2048
@@ -96,26 +95,6 @@ def encode(model: Hierarchy, episodes: Episodes, rows: Ids | None = None) -> Ten
 
 
 @torch.no_grad()
-def still(model: Hierarchy, episodes: Episodes) -> dict[str, tuple[Tensor, Tensor]]:
-    """What windows of known latents need beside them, as :class:`echelon.data.windows.Batches` has it:
-    the `scene` where their episode begins, and their `first` frame, where the floor is learned.
-    Nothing where the encoder finds no keypoints.
-    """
-    lift = model.levels[0].lift
-    if not isinstance(lift, ImageLift) or not isinstance(lift.encoder, KeypointEncoder):
-        return {}
-    device = lift.encoder.mean.device
-    chunks = np.array_split(episodes.offsets, math.ceil(len(episodes.offsets) / ENCODE_BATCH))
-    scenes = [lift.encoder.scene(torch.from_numpy(episodes.pixels[at]).to(device)) for at in chunks]
-    episode = np.repeat(np.arange(len(episodes.lengths)), episodes.lengths)
-    found = {"scene": (torch.cat(scenes), torch.from_numpy(episode).to(device))}
-    if lift.floor is not None:
-        frames = torch.from_numpy(episodes.pixels).to(device)
-        found["first"] = frames, torch.arange(len(frames), device=device)
-    return found
-
-
-@torch.no_grad()
 def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> None:
     """What search needs of each upper level: its action prior, and what is known of its states and
     actions.
@@ -151,13 +130,15 @@ def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> Non
 def _fit_paths(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> None:
     """Which logits count as passable: those of most places that were seen, in images of other times."""
     lift, paths = model.levels[0].lift, [level.paths for level in model.levels if level.paths]
-    if not paths or not isinstance(lift, ImageLift) or lift.floor is None:
+    if not paths or not isinstance(lift, ImageLift) or lift.scene is None:
         return
     rng = np.random.default_rng((seed, 2))
     chosen = rng.choice(ids, FLOORS)
     when = rng.integers(episodes.lengths[chosen][:, None], size=(FLOORS, 1 + PLACES))
     rows = episodes.offsets[chosen][:, None] + when
-    floor = lift.floor(torch.from_numpy(episodes.pixels[rows[:, 0]]).to(lift.encoder.mean.device))
+    _, floor = lift.scene(
+        torch.from_numpy(episodes.pixels[rows[:, 0]]).to(lift.encoder.mean.device)
+    )
     places = encode(model, episodes, rows[:, 1:].flatten()).unflatten(0, (FLOORS, PLACES))
     seen = logits_at(floor, places)
     for each in paths:

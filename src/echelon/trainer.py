@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
 from echelon import checkpoint, losses, statistics
@@ -25,8 +25,8 @@ from echelon.data.episodes import Episodes
 from echelon.data.windows import Batches, WindowSampler, prefetched
 from echelon.files import open_run
 from echelon.models.foreign import ForeignModel
-from echelon.models.hierarchy import Hierarchy, ImageLift
-from echelon.objective import Objective, tubelets
+from echelon.models.hierarchy import Hierarchy
+from echelon.objective import Objective
 from echelon.progress import Progress
 from echelon.runlog import RunLog
 from echelon.signals import Signals, Truth, good_for, in_words
@@ -116,7 +116,7 @@ class Trainer:
 
     def _stage(self, index: int, start: int, progress: Progress) -> None:
         stage = self.config.stages[index]
-        parameters = _trained_parameters(self.objective, stage)
+        parameters = self.objective.trained(stage)
         self.objective.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -138,7 +138,7 @@ class Trainer:
                 torch.manual_seed(hash((self.config.seed, index, step)) % 2**63)
                 for group in optimizer.param_groups:
                     group["lr"] = stage.learning_rate * _schedule(step / stage.steps)
-                how = (stage.levels, stage.gradient_below, stage.masked, stage.risen(step))
+                how = (stage.levels, stage.gradient_below, stage.masked)
                 terms: dict[str, Tensor] = module(inputs, actions, *how)
                 loss = torch.stack(list(terms.values())).sum()
                 self._check_finite("loss", loss, index, step)
@@ -188,13 +188,14 @@ class Trainer:
         skipped = self.model.context - 1 if stage.train_encoder else 1
         length = skipped + self.config.window(self.model.config, stage)
         process = self.fabric.global_rank, self.fabric.world_size
-        still = {} if stage.train_encoder else statistics.still(self.model, self.episodes)
-        paired = self.objective.paired(stage.levels)
+        frames, paired = None, self.objective.paired
+        if paired and not stage.train_encoder:  # what is around is learned from images still
+            frames = torch.from_numpy(self.episodes.pixels).to(device)
         seed, where = hash((self.config.seed, index)) % 2**32, self.episodes
 
         def of(ids: statistics.Ids) -> Batches:
             sampler = WindowSampler.of(where.lengths, where.offsets, ids, length, paired)
-            fixed = (sampler, stage.batch_size, seed, skipped, *process, still)
+            fixed = (sampler, stage.batch_size, seed, skipped, *process, frames)
             return Batches(inputs, actions, *fixed)
 
         return of(self.train_ids), of(self.held_out_ids)
@@ -310,6 +311,12 @@ class Trainer:
                     "stages: level 0 is a model that stays as it is; train levels 1 and up, with "
                     "train_encoder False"
                 )
+            alone = stage.train_encoder and not stage.levels and not stage.masked
+            if alone and model.encoder.kind != "keypoints":
+                raise EchelonError(
+                    f"stages: nothing trains an encoder of {model.encoder.kind} by itself but masked "
+                    "video; name levels, or set masked"
+                )
             if stage.batch_size % self.fabric.world_size:
                 raise EchelonError(
                     f"stages: a batch of {stage.batch_size} windows does not divide between "
@@ -318,31 +325,6 @@ class Trainer:
             length = model.encoder.frames + self.config.window(model, stage)
             for ids in (self.train_ids, self.held_out_ids):
                 WindowSampler.of(self.episodes.lengths, self.episodes.offsets, ids, length)
-
-
-def _trained_parameters(objective: Objective, stage: StageConfig) -> list[nn.Parameter]:
-    """What a stage updates. A frozen encoder leaves level 0 its predictor, and where things can be."""
-    found: list[nn.Parameter] = []
-    if stage.masked and objective.masked is not None:
-        found += objective.masked.parameters()
-        if 0 not in stage.levels:  # masked video does without the readout
-            encoder = tubelets(objective.hierarchy.levels[0].lift)
-            for part in (encoder.embed, encoder.blocks, encoder.norm):
-                found += part.parameters()
-    for index in stage.levels:
-        level = objective.hierarchy.levels[index]
-        if level.metric is not None:
-            found += level.metric.parameters()
-        lifted = index > 0 or stage.train_encoder
-        found += [*level.predictor.parameters(), *level.encode_action.parameters()]
-        if lifted:
-            found += level.lift.parameters()
-        elif isinstance(level.lift, ImageLift) and level.lift.floor is not None:
-            found += level.lift.floor.parameters()
-        own = level.config.latent == "own"
-        if lifted and own and level.config.loss.inverse_dynamics:
-            found += level.inverse.parameters()
-    return found
 
 
 def _early(stage: StageConfig) -> int:

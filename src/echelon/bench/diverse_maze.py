@@ -44,20 +44,12 @@ PUBLISHED = {
 }
 """success in % (arXiv 2604.03208, 2 trials a layout): a model trained on 5 million transitions"""
 
-_LOSS = LossConfig(
-    prediction=10.0,
-    motion=0.0,
-    variance=0.0,
-    correlation=0.0,
-    spread=3.0,
-    smoothness=12.0,
-    inverse_dynamics=0.5,
-)
+_LOSS = LossConfig(variance=0.0, correlation=0.0, smoothness=0.0, inverse_dynamics=0.0)
 _FINE = LevelConfig(
     latent_dim=2,
     lift_width=32,
     predictor="local",
-    spacing=0.8,
+    spacing=3.2,
     width=128,
     difference_scale=10.0,
     loss=_LOSS,
@@ -93,7 +85,7 @@ CPU = Setup(
                 action_dim=8,
                 width=192,
                 glimpse=9,
-                spacing=1.2,
+                spacing=4.8,
                 rollout=3,
             ),
         ),
@@ -101,7 +93,7 @@ CPU = Setup(
     ),
     TrainConfig(
         stages=(
-            StageConfig((0,), 1000, 32, train_encoder=True, rise=200, learning_rate=3e-3),
+            StageConfig((), 200, 64, train_encoder=True, learning_rate=4e-3),
             StageConfig((0, 1), 2000, 128, learning_rate=3e-3),
         ),
         ema=0.0,

@@ -18,9 +18,6 @@ class LossConfig:
     """predicted states against the EMA target's states, along the rollout"""
     teacher_forced: float = 0.0
     """the same one step ahead from each true state of the window"""
-    motion: float = 1.0
-    """in both, the weight of how latents change, beside where they are. Without it a change is whatever
-    helps to tell places, which an encoder whose latents still flicker needs"""
     norm: Literal["l2", "l1"] = "l2"
     """of the prediction's error: mean square or mean absolute value"""
     variance: float = 1.0
@@ -31,9 +28,6 @@ class LossConfig:
     """entropy of the latents; in place of the two above, it lets slow latents grow large"""
     sigreg: float = 0.0
     """distance of the latents' distribution to a standard Gaussian (SIGReg)"""
-    spread: float = 0.0
-    """hinge that keeps two moments of the same episode apart, 1 in each dimension of the latent: what
-    tells episodes apart, such as their layouts, does not satisfy it. Windows then come in pairs"""
     smoothness: float = 6.0
     """squared change of the latent from one step of this level to the next"""
     inverse_dynamics: float = 0.5
@@ -160,12 +154,17 @@ class EncoderConfig:
     heads: int = 4
     """of attention (vit)"""
     grid: int = 8
-    """height and width of the map; the latent's size is a multiple of its cells (conv); of the scene
-    (keypoints)"""
+    """height and width of the map (conv, keypoints), whose cells divide the latent (conv)"""
     channels: int = 8
     """of the scene (keypoints)"""
+    changing: float = 1.0
+    """weight: keypoints are where two moments of an episode differ (keypoints)"""
+    shifting: float = 15.0
+    """weight: keypoints of a shifted image are shifted as far (keypoints)"""
 
     def __post_init__(self) -> None:
+        if min(self.changing, self.shifting) < 0:
+            raise EchelonError("encoder: changing and shifting are weights, at least 0")
         if min(self.frames, self.patch, self.depth, self.heads, self.grid, self.channels) < 1:
             raise EchelonError(
                 "encoder: frames, patch, depth, heads, grid and channels are at least 1"
@@ -211,7 +210,7 @@ class LevelConfig:
     glimpse: int = 5
     """samples of the scene around a keypoint, on a side of a square (local)"""
     spacing: float = 1.0
-    """between those samples, in cells of the scene (local)"""
+    """between those samples, in pixels of the image (local)"""
     lift_width: int = 64
     """hidden units of the lift (level 0: width of the encoder)"""
     difference_scale: float = 4.0

@@ -66,7 +66,8 @@ class StageConfig:
     """A stretch of training that updates some levels and leaves the others frozen."""
 
     levels: tuple[int, ...]
-    """the levels whose predictors, lifts and macro-action encoders are trained"""
+    """the levels whose predictors, lifts and macro-action encoders are trained; none where the encoder
+    is trained by itself, by masked video or as keypoints are found"""
     steps: int
     """optimizer steps"""
     batch_size: int
@@ -76,28 +77,19 @@ class StageConfig:
     gradient_below: bool = False
     """let the loss of a level reach the levels below it; otherwise each is shaped by its own alone"""
     masked: bool = False
-    """train the encoder by masked video too, or alone where no levels are given; see train.masked"""
-    rise: int = 0
-    """first steps, over which predictions come to count in full: an encoder whose latents are predicted
-    before they say anything learns to keep them still"""
+    """train the encoder by masked video too; see train.masked"""
     learning_rate: float = 1e-3
     """peak, after a warm-up over the first 5 % and before a cosine decay to a twentieth"""
 
     def __post_init__(self) -> None:
-        if not self.levels and not self.masked:
-            raise EchelonError("stages: a stage trains some levels, or masked video, or both")
+        if not self.levels and not self.train_encoder:
+            raise EchelonError("stages: a stage trains some levels, or the encoder, or both")
         if min(self.levels, default=0) < 0 or len(set(self.levels)) < len(self.levels):
             raise EchelonError(f"stages: {self.levels} are not the numbers of levels, from 0 up")
         if self.masked and not self.train_encoder:
             raise EchelonError("stages: masked video trains the encoder; set train_encoder")
         if self.steps < 1 or self.batch_size < 1:
             raise EchelonError("stages: steps and batch_size must be at least 1")
-        if not 0 <= self.rise <= self.steps:
-            raise EchelonError(f"stages: rise is a number of its {self.steps} steps")
-
-    def risen(self, step: int) -> float:
-        """The share of their weight that predictions have at a step, counted from 0."""
-        return min(1.0, (step + 1) / self.rise) if self.rise else 1.0
 
 
 @dataclass(frozen=True)

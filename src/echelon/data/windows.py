@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
@@ -146,16 +146,15 @@ class Batches:
     """frames at the head of a window that have no state"""
     rank: int = 0
     world: int = 1
-    still: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """what holds for a whole window, by name: values [M, ...], and [N] which of them a row has; the
-    window's is that of its first row"""
+    frames: Tensor | None = None
+    """[N, H, W, 3], of which each window's `first` goes with it"""
 
     def __call__(self, step: int) -> tuple[dict[str, Tensor], Tensor]:
         rows = self.sampler.rows(self.size, self.seed, step, self.rank, self.world)
         rows = torch.from_numpy(rows).to(self.actions.device)
         inputs = {name: values[rows] for name, values in self.inputs.items()}
-        for name, (values, which) in self.still.items():
-            inputs[name] = values[which[rows[:, 0]]]
+        if self.frames is not None:
+            inputs["first"] = self.frames[rows[:, 0]]
         return inputs, self.actions[rows[:, self.skipped : -1]]
 
 

@@ -20,22 +20,21 @@ from echelon.models.distances import head_for, root_mean_square
 from echelon.models.foreign import ForeignEncoder, ForeignModel
 from echelon.models.landmarks import LandmarkGraph, usable
 from echelon.models.parts import encoder_of, macro_encoder_of, predictor_of
-from echelon.models.paths import Floor, PathDistance
+from echelon.models.paths import PathDistance
 from echelon.models.predictors import WithMemory, mlp
-from echelon.models.scene import KeypointEncoder
+from echelon.models.scene import Scene
 from echelon.types import ActionPrior, DistanceKind, EchelonError, tree_map
 
 LatentState: TypeAlias = dict[str, Any]
 """``z [..., D]``, where things are, and ``dz [..., D]``, its scaled change since the frame before:
 how they move. Goals are judged by ``z`` alone, so that one image is enough to say one. At level 0
-there may be ``p [..., P]``, proprioception; ``scene [..., C, G, G]``, a map of what is around, and
+there may be ``p [..., P]``, proprioception; ``scene [..., C, F, F]``, a map of what is around, and
 ``floor [..., F, F]``, of where things can be; and where a predictor keeps something, that: ``past``,
 ``doubt``; on somebody's own model, its state, any tree: ``foreign``. All but that are tensors."""
 
 Observation: TypeAlias = Tensor | Mapping[str, Tensor]
 """Frames [..., T, H, W, 3] uint8; or a mapping of `pixels` (or of `latents` [..., T, D], where they
-are known already, with the `scene` [..., C, G, G] of all and the `first` frame [..., H, W, 3]) and
-`proprio` [..., T, P]."""
+are known already, with the `first` frame [..., H, W, 3]) and `proprio` [..., T, P]."""
 
 
 NEIGHBOURS = 256
@@ -55,7 +54,8 @@ class ImageLift(nn.Module):
         self.encoder = encoder_of(model, foreign)
         self.scale = model.levels[0].difference_scale
         self.proprio_dim = proprio_dim
-        self.floor = Floor() if model.knows_floor else None
+        keypoints = model.encoder.kind == "keypoints"
+        self.scene = Scene(model.encoder.channels) if keypoints else None
         if proprio_dim:
             self.register_buffer("proprio_mean", torch.zeros(proprio_dim))
             self.register_buffer("proprio_std", torch.ones(proprio_dim))
@@ -88,15 +88,11 @@ class ImageLift(nn.Module):
         return state
 
     def _around(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What does not change in a window ``[..., ...]``, by its first frame or as it is known."""
-        if not isinstance(self.encoder, KeypointEncoder):
-            return {}
-        found = {"scene": seen["scene"]} if "scene" in seen else {}
+        """What does not change in a window ``[..., ...]``, by its first frame."""
         first = seen["pixels"][..., 0, :, :, :] if "pixels" in seen else seen.get("first")
-        if first is not None:
-            found = found or {"scene": self.encoder.scene(first)}
-            found |= {} if self.floor is None else {"floor": self.floor(first)}
-        return found
+        if self.scene is None or first is None:
+            return {}
+        return dict(zip(("scene", "floor"), self.scene(first), strict=True))
 
 
 class ForeignLift(ImageLift):
@@ -190,7 +186,7 @@ class Level(nn.Module):
             self.lift = SharedLift()
         self.cells = model.encoder.grid**2 if model.is_map(index) else 1
         self.encode_action, self.action_dim = macro_encoder_of(config, action_below)
-        self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model.encoder)
+        self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model)
         self.inverse: nn.Module = mlp(4 * config.latent_dim, 64, 1, self.action_dim)
         self.metric = head_for(config.distance, config.latent_dim)
         paths = config.distance.kind == "paths"

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from echelon.config import EncoderConfig, LevelConfig, ModelConfig
+from echelon.config import LevelConfig, ModelConfig
 from echelon.models.encoders import PatchEncoder
 from echelon.models.ensemble import Ensemble
 from echelon.models.foreign import ForeignEncoder, ForeignModel
@@ -41,7 +41,7 @@ def encoder_of(model: ModelConfig, foreign: ForeignModel | None = None) -> Encod
         return ConvEncoder(level.latent_dim, size, level.lift_width, config.grid)
     if config.kind == "keypoints":
         points = level.latent_dim // 2
-        return KeypointEncoder(points, size, level.lift_width, config.grid, config.channels)
+        return KeypointEncoder(points, size, level.lift_width, config.grid)
     if config.kind == "vit":
         return TubeletEncoder(
             level.latent_dim,
@@ -72,18 +72,18 @@ def macro_encoder_of(config: LevelConfig, action_below: int) -> tuple[nn.Module,
 
 
 def predictor_of(
-    config: LevelConfig, state_dim: int, action_dim: int, encoder: EncoderConfig
+    config: LevelConfig, state_dim: int, action_dim: int, model: ModelConfig
 ) -> nn.Module:
     """The predictor that a configuration asks for; see `Level.predict`."""
     if config.ensemble > 1:
         alone = replace(config, ensemble=1)
         members = [
-            predictor_of(alone, state_dim, action_dim, encoder) for _ in range(config.ensemble)
+            predictor_of(alone, state_dim, action_dim, model) for _ in range(config.ensemble)
         ]
         return Ensemble(members, config.latent_dim)
     if config.predictor == "conv":
         return ConvPredictor(
-            config.latent_dim, encoder.grid, action_dim, config.width, config.depth
+            config.latent_dim, model.encoder.grid, action_dim, config.width, config.depth
         )
     if config.predictor == "local":
         return LocalPredictor(
@@ -92,8 +92,8 @@ def predictor_of(
             action_dim,
             config.width,
             config.depth,
-            encoder.channels,
-            Glimpse(config.glimpse, config.spacing, encoder.grid),
+            model.encoder.channels,
+            Glimpse(config.glimpse, config.spacing, model.image_size),
         )
     if config.predictor == "transformer":
         return CausalTransformer(

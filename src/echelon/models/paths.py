@@ -22,29 +22,6 @@ NARROW = 2.0
 """what a way costs close to what is impassable"""
 
 
-class Floor(nn.Module):
-    """Where in an image a keypoint is ever seen: ``[..., H, W, 3] uint8 -> [..., F, F]`` logits."""
-
-    WIDTH = 24
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = nn.Sequential(
-            nn.Conv2d(3, self.WIDTH, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(self.WIDTH, self.WIDTH, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(self.WIDTH, self.WIDTH, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(self.WIDTH, 1, 1),
-        )
-
-    def forward(self, frames: Tensor) -> Tensor:
-        x = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2) / 127.5 - 1
-        floor = self.network(x)[:, 0]
-        return floor.reshape(*frames.shape[:-3], *floor.shape[1:])
-
-
 def logits_at(floor: Tensor, places: Tensor) -> Tensor:
     """``floor [B, F, F], places [B, N, 2] in latent units -> [B, N]``"""
     at = (places / HALF).flip(-1)[:, :, None]

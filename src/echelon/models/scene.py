@@ -1,8 +1,9 @@
 """Where things are, and what is around them: keypoints of an image, and dynamics that look no farther.
 
-A keypoint is a place in the image, in numbers that a network cannot tie to one layout; what lies
-around it is read from a map of the image, the `scene`, that travels beside the latent and does not
-change. A predictor that sees its keypoints' surroundings, and never where they are, learns one rule for
+A keypoint is a place in the image, in numbers that a network cannot tie to one layout. It is where
+moments of an episode differ, and it goes with an image that is shifted. What lies around it is read
+from a map of the image, the `scene`, that travels beside the latent and does not change. A predictor
+that sees its keypoints' surroundings, and never where they are, learns one rule for
 all places, and for layouts that it has not seen.
 """
 
@@ -35,15 +36,15 @@ class KeypointEncoder(nn.Module):
     scale: Tensor
     cells: Tensor
 
-    def __init__(self, points: int, image_size: int, width: int, grid: int, channels: int) -> None:
-        """grid: height and width of the map. channels: of the scene."""
+    def __init__(self, points: int, image_size: int, width: int, grid: int) -> None:
+        """grid: height and width of the map."""
         super().__init__()
         if image_size % grid:
             raise EchelonError(
                 f"encoder.grid: {grid} cells do not divide an image of {image_size} pixels; use a grid "
                 "that does"
             )
-        self.points = points
+        self.points, self.grid = points, grid
         self.register_buffer("mean", torch.full((3,), 127.5))  # the same everywhere
         self.register_buffer("scale", torch.tensor(1 / 127.5))
         patch = image_size // grid
@@ -55,30 +56,70 @@ class KeypointEncoder(nn.Module):
         )
         self.logits = nn.Conv2d(width, points, 1)
         self.offsets = nn.Conv2d(width, 2 * points, 1)
-        self.surroundings = nn.Conv2d(width, channels, 1)
         centres = (torch.arange(grid) + 0.5) * (2 / grid) - 1
         self.register_buffer("cells", torch.cartesian_prod(centres, centres))
 
     def forward(self, frames: Tensor) -> Tensor:
-        features = self._features(frames)
+        return self.look(frames)[0]
+
+    def look(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents, and the attention ``[..., N, G * G]`` of each point to the cells of the map."""
+        x = (frames.reshape(-1, *frames.shape[-3:]) - self.mean).mul_(self.scale)
+        features = self.features(x.permute(0, 3, 1, 2))
         logits = self.logits(features).flatten(2)
         spread = logits.std(-1, keepdim=True) + 1e-3
         logits = (logits - logits.mean(-1, keepdim=True)) / spread
-        weights = (self.SHARPNESS * logits).softmax(-1)
-        cell = 2 / features.shape[-1]
-        offsets = self.offsets(features).tanh() * cell
+        attention = (self.SHARPNESS * logits).softmax(-1)
+        offsets = self.offsets(features).tanh() * (2 / self.grid)
         places = self.cells + offsets.unflatten(1, (self.points, 2)).flatten(3).transpose(2, 3)
-        latent = HALF * (weights[..., None] * places).sum(2)
-        return latent.reshape(*frames.shape[:-3], -1)
+        latent = HALF * (attention[..., None] * places).sum(2)
+        leading = frames.shape[:-3]
+        return latent.reshape(*leading, -1), attention.reshape(*leading, *attention.shape[1:])
 
-    def scene(self, frames: Tensor) -> Tensor:
-        """``[..., H, W, 3] uint8 -> [..., C, G, G]``, what is where, but for the keypoints."""
-        scene = self.surroundings(self._features(frames))
-        return scene.reshape(*frames.shape[:-3], *scene.shape[1:])
 
-    def _features(self, frames: Tensor) -> Tensor:
-        x = (frames.reshape(-1, *frames.shape[-3:]) - self.mean).mul_(self.scale)
-        return self.features(x.permute(0, 3, 1, 2))
+def changes(frames: Tensor, others: Tensor, grid: int) -> Tensor:
+    """``[B, H, W, 3] uint8, twice -> [B, G * G]``: how much of each cell is not the same in both, 1
+    where it is most; 0 everywhere where nothing is.
+    """
+    change = (frames.float() - others.float()).square().mean(-1)
+    cells = functional.avg_pool2d(change[:, None], frames.shape[1] // grid).flatten(1)
+    return cells / cells.amax(1, keepdim=True).clamp_min(1e-6)
+
+
+def shifted(frames: Tensor, by: Tensor) -> Tensor:
+    """``[B, H, W, 3], by [B, 2] pixels down and right -> [B, H, W, 3]``; what comes in is the edge."""
+    size = frames.shape[1]
+    index = torch.arange(size, device=frames.device) - by[..., None]
+    row, column = index.clamp(0, size - 1).unbind(1)
+    image = torch.arange(len(frames), device=frames.device)[:, None, None]
+    return frames[image, row[:, :, None], column[:, None]]
+
+
+class Scene(nn.Module):
+    """What is where in an image: ``[..., H, W, 3] uint8 -> [..., C, F, F], [..., F, F]``, with F half
+    the image's size. The first is for dynamics; the second, the `floor`, has logits of where a
+    keypoint is ever seen.
+    """
+
+    WIDTH = 24
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(3, self.WIDTH, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(self.WIDTH, self.WIDTH, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(self.WIDTH, self.WIDTH, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(self.WIDTH, channels + 1, 1),
+        )
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        x = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2) / 127.5 - 1
+        found = self.network(x)
+        found = found.reshape(*frames.shape[:-3], *found.shape[1:])
+        return found[..., 1:, :, :], found[..., 0, :, :]
 
 
 class Glimpse(nn.Module):
@@ -86,14 +127,14 @@ class Glimpse(nn.Module):
 
     around: Tensor
 
-    def __init__(self, across: int, spacing: float, grid: int) -> None:
-        """across: samples on a side. spacing: between them, in cells of the map."""
+    def __init__(self, across: int, spacing: float, image_size: int) -> None:
+        """across: samples on a side. spacing: between them, in pixels of the image."""
         super().__init__()
-        steps = (torch.arange(across) - (across - 1) / 2) * spacing * 2 / grid
+        steps = (torch.arange(across) - (across - 1) / 2) * spacing * 2 / image_size
         self.register_buffer("around", torch.cartesian_prod(steps, steps))
 
     def forward(self, scene: Tensor, places: Tensor) -> Tensor:
-        """``scene [R, C, G, G], places [R, N, 2] in latent units -> [R, N, C * samples]``
+        """``scene [R, C, F, F], places [R, N, 2] in latent units -> [R, N, C * samples]``
 
         Beyond an image lies what lies at its edge.
         """
@@ -130,7 +171,7 @@ class LocalPredictor(WithMemory):
             nn.init.zeros_(zero)
 
     def forward(self, x: Tensor, action: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :class:`WithMemory`; what is kept is the scene ``[..., C, G, G]``, as it is."""
+        """See :class:`WithMemory`; what is kept is the scene ``[..., C, F, F]``, as it is."""
         assert kept is not None, "a lift of level 0 gives the scene"
         places = x[..., : self.latent_dim].reshape(-1, self.latent_dim // 2, 2)
         seen = self.glimpse(kept.reshape(-1, *kept.shape[-3:]), places)
