@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,10 +24,10 @@ from echelon.envs.layouts import Layout
 from echelon.envs.mazes import MazeTask, spread_trials
 from echelon.evaluation import Method
 from echelon.experiment import Results, compare, tested
-from echelon.files import alone, write_json
+from echelon.files import alone, read_json, write_json
 from echelon.presets import ALONG_PATHS, planner_for, with_cost
 from echelon.progress import Progress
-from echelon.records import Record, save
+from echelon.records import load, save
 from echelon.report import read_section, write_section
 from echelon.report.published import published_table
 from echelon.trainer import Trainer
@@ -36,6 +38,8 @@ BUDGETS = {"5-8": 365, "9-12": 365, "13-16": 485}
 """environment steps a trial, by cells from start to goal"""
 HELD_OUT_SEED = 3001
 """maze seed of the first layout to be judged in; those from 1001 on were looked at beforehand"""
+SECONDS = "seconds.json"
+PARTS = ("collect", "train", "judge")
 RADIUS = 0.5
 """cells from the goal within which a trial succeeds"""
 PUBLISHED = {
@@ -129,14 +133,16 @@ def run(asked: DiverseMaze, setup: Setup, progress: Progress) -> None:
     """Collect, train and judge, a seed after the other; records and the page at the end."""
     read_section(asked.page, "diverse-maze")  # a page that cannot be written is told now
     others = held_out_layouts(setup.collect, asked.held_out)
-    everything = Results()
+    everything, seconds = Results(), list[Mapping[str, float]]()
     for seed in asked.seeds[asked.part :: asked.parts]:
         everything.add(judged(asked, setup, seed, others, progress))
+        seconds.append({"seed": seed, **read_json(asked.runs / f"seed-{seed}" / SECONDS)})
     if asked.parts > 1:
         return
     save(asked.out / "records.json", everything.records)
     write_json(asked.out / "paired.json", tested(everything.pairs))
-    write_section(asked.page, "diverse-maze", table(everything.records))
+    write_json(asked.out / SECONDS, seconds)
+    write_section(asked.page, "diverse-maze", table(asked.out))
 
 
 def held_out_layouts(config: CollectConfig, count: int) -> list[Layout]:
@@ -161,17 +167,31 @@ def judged(
     """What every method of a seed's model reaches in the held-out layouts."""
     folder = asked.runs / f"seed-{seed}"
     with alone(folder):
-        episodes = collected(replace(setup.collect, seed=seed), folder, progress)
-        train = replace(setup.train, seed=seed)
-        trainer = Trainer(episodes, setup.model, train, folder, MazeTruth.of(episodes))
-        model = trainer.run(progress).to(device())
+        with clocked(folder / SECONDS, "collect"):
+            episodes = collected(replace(setup.collect, seed=seed), folder, progress)
+        with clocked(folder / SECONDS, "train"):
+            train = replace(setup.train, seed=seed)
+            trainer = Trainer(episodes, setup.model, train, folder, MazeTruth.of(episodes))
+            model = trainer.run(progress).to(device())
         task = MazeTask(action_repeat=setup.collect.action_repeat, radius=RADIUS)
         found = Results()
         for split, budget in BUDGETS.items():
             trials = spread_trials(others, asked.trials, seed, "test", (split,))
             where, known = folder / "outcomes" / split, (task, seed, trainer.identity, progress)
-            found.add(compare(where, model, methods(setup.model), trials, budget, *known))
+            with clocked(folder / SECONDS, "judge"):
+                found.add(compare(where, model, methods(setup.model), trials, budget, *known))
     return found
+
+
+@contextmanager
+def clocked(path: Path, part: str) -> Generator[None, None, None]:
+    """Adds the seconds that a part takes to those it has taken before it was stopped."""
+    start, known = time.monotonic(), dict[str, float](read_json(path) if path.exists() else {})
+    try:
+        yield
+    finally:
+        known[part] = round(known.get(part, 0) + time.monotonic() - start, 1)
+        write_json(path, known)
 
 
 def methods(model: ModelConfig) -> list[Method]:
@@ -186,6 +206,13 @@ def methods(model: ModelConfig) -> list[Method]:
     ]
 
 
-def table(records: Sequence[Record]) -> str:
-    """The page's table, beside what was published."""
-    return published_table(records, PUBLISHED, tuple(BUDGETS))
+def table(out: Path) -> str:
+    """The page's table, beside what was published, and how long it took; empty without records."""
+    if not (out / "records.json").exists():
+        return ""
+    seconds: list[Mapping[str, float]] = read_json(out / SECONDS)
+    parts = [f"{part} {max(s[part] for s in seconds) / 60:.0f}" for part in PARTS]
+    return (
+        published_table(load(out / "records.json"), PUBLISHED, tuple(BUDGETS))
+        + f"\n\nMinutes a seed took from nothing, the longest of {len(seconds)}: {', '.join(parts)}."
+    )

@@ -101,7 +101,7 @@ class Scene(nn.Module):
     keypoint is ever seen.
     """
 
-    WIDTH = 24
+    WIDTH = 16
 
     def __init__(self, channels: int) -> None:
         super().__init__()
