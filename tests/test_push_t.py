@@ -79,15 +79,12 @@ def test_gymnasium_has_no_complaints() -> None:
 
 
 def test_geometry_is_gym_pushts(env: PushT) -> None:
-    env.reset(options={"start": MID, "goal": MID})
+    push(env, MID, (0.0, 0.0), 1)
     block = env._simulation.block
-    theirs = {
-        tuple(block.local_to_world(v)) for shape in block.shapes for v in shape.get_vertices()
-    }
-    ours = {tuple(corner) for corner in corners(MID[2:5]).round(6)}
-    assert {
-        corner for corner in theirs if corner[1] != MID[3] + 30 or abs(corner[0] - 256) > 15
-    } <= ours
+    theirs = {tuple(block.local_to_world(v)) for part in block.shapes for v in part.get_vertices()}
+    ours = {tuple(corner) for corner in corners(MID[2:5])}
+    joint, hidden = {(241, 241), (271, 241)}, {(241, 211), (271, 211)}  # of the stem, in the bar
+    assert theirs - joint == ours - hidden
     assert tuple(block.center_of_gravity) == (0, MIDDLE)
     (circle,) = env._simulation.agent.shapes
     assert circle.radius == RADIUS
@@ -113,16 +110,16 @@ def test_a_push_beside_it_turns_the_block(env: PushT) -> None:
 
 
 def test_the_block_rests_where_nothing_touches_it(env: PushT) -> None:
-    after = push(env, state(x=40.0), (0.0, 1.0), 10)
+    after = push(env, state(x=40.0), (0.0, 1.0), 15)
     assert after[2:5] == pytest.approx(MID[2:5])
     assert after[1] == pytest.approx(HIGH - RADIUS, abs=1.0)
 
 
 def test_an_action_is_a_displacement_in_hundreds_of_px(env: PushT) -> None:
-    """One that is as far again as the agent has come is held still by a target behind it."""
+    """From rest, a tenth of a second is enough for three tenths of the way."""
     env.reset(options={"start": state(x=60.0, y=60.0), "goal": MID})
     env.advance(np.array([0.4, 0.0]))
-    assert env.state[0] == pytest.approx(60 + 0.26 * 40, abs=1.0)
+    assert env.state[0] == pytest.approx(60 + 0.3 * 40, abs=0.5)
     for _ in range(40):
         env.advance((np.array([160.0, 60.0]) - env.state[:2]) / 100)
     assert env.state[:2] == pytest.approx([160, 60], abs=0.5)
@@ -155,7 +152,7 @@ def test_whatever_is_done_all_stays_on_the_table(
         assert np.isfinite(now).all()
         assert fits(now)
     env.reset(options={"start": now, "goal": now})  # and every state can be begun with
-    assert env.state == pytest.approx(now)
+    assert np.array_equal(env.state, now)
 
 
 @settings(max_examples=50)
@@ -169,8 +166,8 @@ def test_a_turned_world_has_the_same_gap(seed: int) -> None:
     there = np.concatenate([around @ here[:2], around @ here[2:4], [here[4] + turn, 0, 0]])
     assert gap(there)[0] == pytest.approx(gap(here)[0])
     away, x, y = gap(here)
-    further = here + np.array([2 * x, 2 * y, 0, 0, 0, 0, 0])
-    assert gap(further)[0] == pytest.approx(away + 2, abs=1e-6)
+    touching = here - away * np.array([x, y, 0, 0, 0, 0, 0])
+    assert gap(touching)[0] == pytest.approx(0, abs=1e-6)
 
 
 # --- success --------------------------------------------------------------------------------------
@@ -284,7 +281,7 @@ def test_collect(logged: Episodes, tmp_path: Path) -> None:
     again = PushTCollect(episodes=2, steps=100, image_size=16)
     collect(again, tmp_path / "two.h5", QUIET)
     two = Episodes.open(tmp_path / "two.h5")
-    assert np.array_equal(two.column("state"), states[:202].astype(np.float32))
+    assert np.array_equal(two.column("state"), states[:202])
     collect(again, tmp_path / "again.h5", QUIET)
     assert Episodes.open(tmp_path / "again.h5").sha256 == two.sha256
 
@@ -330,7 +327,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ((str(path), *small), "is there already"),
         ((str(tmp_path / "x.h5"), "--image-size", "20"), "multiple of 8"),
         ((str(tmp_path / "x.h5"), "--speeds", "0.5", "0.1"), "speeds"),
-        ((str(tmp_path / "x.h5"), "--sped", "1"), "--sped"),
     ):
         assert main(["collect", "push-t", *wrong]) == 2
         told = capsys.readouterr().err.strip()
@@ -385,7 +381,7 @@ def test_trials_are_paired(logged: Episodes) -> None:
 
 
 def test_a_goal_is_reached_by_what_was_done(logged: Episodes) -> None:
-    """The state says all there is to the world, but for what contact leaves behind."""
+    """Exactly: a state says all there is to know."""
     for trial in make_trials(logged, np.arange(16), 3, 0, "test"):
         env = PushTTask().make(trial, 16)
         _, info = env.reset(seed=trial.seed, options=dict(trial.options))
@@ -395,7 +391,7 @@ def test_a_goal_is_reached_by_what_was_done(logged: Episodes) -> None:
         for action in logged.actions[first : first + trial.distance]:
             _, _, _, _, info = env.step(action)
         assert info["success"]
-        assert info["state"] == pytest.approx(trial.states[1], abs=NEAR / 4)
+        assert np.array_equal(info["state"], trial.states[1])
 
 
 @pytest.mark.parametrize(("count", "says"), [(0, "nothing"), (10**4, "hold out more")])

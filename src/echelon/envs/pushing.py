@@ -71,8 +71,8 @@ class PushTCollect:
 def collect(config: PushTCollect, path: Path, progress: Progress) -> None:
     """Write the episodes of `config` to an HDF5 file, with the true state as a column of its own.
 
-    Columns "action" and "state" are what :class:`PushT` says of them; what stands in "state" is in the
-    order of stable-worldmodel's.
+    Columns "action" and "state" are what :class:`PushT` says of them; "state" is in the order of
+    stable-worldmodel's, and in double precision, so that pushing can be repeated from it.
     """
     env = PushT(config.image_size)
     meta = {"task": PushTTask().name, "env": PushT.__name__}
@@ -90,20 +90,20 @@ def collect(config: PushTCollect, path: Path, progress: Progress) -> None:
 
 def _explore(
     config: PushTCollect, env: PushT, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """States [T + 1, 7] and actions [T, 2] of one episode."""
     start = random_state(rng)
     env.reset(options={"start": start, "goal": start})
     pusher = _Pusher(config, rng)
     correlation = rng.choice(config.correlations)
     noise = rng.normal(size=2)
-    states, actions = [env.state], list[Array]()
+    states, actions = [env.state], list[NDArray[np.float32]]()
     for _ in range(config.steps):
         noise = correlation * noise + np.sqrt(1 - correlation**2) * rng.normal(size=2)
         action = pusher.action(states[-1]) + config.noise * noise
-        actions.append(np.clip(action, -1, 1))
-        states.append(env.advance(actions[-1].astype(np.float32)))
-    return np.array(states, np.float32), np.array(actions, np.float32)
+        actions.append(np.clip(action, -1, 1).astype(np.float32))
+        states.append(env.advance(actions[-1]))
+    return np.array(states), np.array(actions)
 
 
 class _Pusher:
