@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
+from tiny import model_config
 
 from echelon.cli import main
 from echelon.data.episodes import Episodes, EpisodeWriter
@@ -40,7 +41,11 @@ from echelon.envs.push_t import (
     reached,
 )
 from echelon.envs.pushing import PushTCollect, collect
+from echelon.evaluation import Method, run_trials, traces
+from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
+from echelon.report.inputs import Trace
+from echelon.schema import read
 from echelon.types import EchelonError
 
 QUIET = Progress(quiet=True)
@@ -392,6 +397,19 @@ def test_a_goal_is_reached_by_what_was_done(logged: Episodes) -> None:
             _, _, _, _, info = env.step(action)
         assert info["success"]
         assert np.array_equal(info["state"], trial.states[1])
+
+
+def test_methods_can_be_judged_by_them_and_shown(logged: Episodes) -> None:
+    model = Hierarchy(model_config(1), 2).eval()
+    trials, random = make_trials(logged, np.arange(16), 1, 0, "test"), Method("control:random", "")
+    out = run_trials(model, random, trials, 3, PushTTask(), 0, QUIET)
+    assert out.steps.tolist() == [3, 3, 3]
+    for trial, shown in zip(
+        trials, traces("push-t", trials, [(random, out)], range(3)), strict=True
+    ):
+        trace = read(Trace, shown, "trace")
+        assert trace.runs[0].path[0] == pytest.approx(trial.start, abs=1e-3)
+        assert trace.goal == pytest.approx(trial.goal, abs=1e-3)
 
 
 @pytest.mark.parametrize(("count", "says"), [(0, "nothing"), (10**4, "hold out more")])

@@ -279,8 +279,8 @@ class PushT(gym.Env[Image, Array]):
             agent.velocity = 0, 0
 
     def _build(self) -> None:
-        """Make the world as the state has it, for each step anew: pymunk starts to solve a contact where
-        it last left off, so that what comes of a push would hang on more than the state.
+        """Make the world as the state has it, for each step anew: pymunk goes on with a contact where it
+        left off, and what comes of a push would hang on more than the state.
         """
         world, state = self._simulation, self._state.tolist()
         world.reset(options={"reset_to_state": FAR_APART})

@@ -90,7 +90,7 @@ def collect(config: PushTCollect, path: Path, progress: Progress) -> None:
 
 def _explore(
     config: PushTCollect, env: PushT, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+) -> tuple[Array, NDArray[np.float32]]:
     """States [T + 1, 7] and actions [T, 2] of one episode."""
     start = random_state(rng)
     env.reset(options={"start": start, "goal": start})
