@@ -279,7 +279,7 @@ class PushT(gym.Env[Image, Array]):
             agent.velocity = 0, 0
 
     def _build(self) -> None:
-        """Make the world as the state has it, for each step anew: pymunk goes on with a contact where it
+        """Make the world as the state has it, for each step anew: pymunk takes up a contact where it
         left off, and what comes of a push would hang on more than the state.
         """
         world, state = self._simulation, self._state.tolist()
