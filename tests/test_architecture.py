@@ -66,6 +66,7 @@ mutually blind, so that each can be read, tested and replaced alone."""
 
 HOMES = {
     "gymnasium": ("envs",),
+    "gym_pusht": ("envs",),
     "gymnasium_robotics": ("envs",),
     "mujoco": ("envs",),
     "h5py": ("data",),

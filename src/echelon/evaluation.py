@@ -183,7 +183,7 @@ class _Actor:
 
 
 def _place(info: Mapping[str, Any]) -> list[float]:
-    return [round(float(x), 3) for x in info["state"][:2]]
+    return [round(float(x), 3) for x in info.get("place", info["state"][:2])]
 
 
 def to_records(

@@ -13,8 +13,9 @@ from echelon import schema
 from echelon.cli.options import Flat, Positional, refuse_existing
 from echelon.collect import CollectConfig, collect
 from echelon.config import ModelConfig, to_dict
-from echelon.envs import four_room
+from echelon.envs import four_room, pushing
 from echelon.envs.four_room import FourRoomCollect
+from echelon.envs.pushing import PushTCollect
 from echelon.presets import planner_for
 from echelon.progress import Progress
 
@@ -48,6 +49,20 @@ class FourRoom:
 
 
 @dataclass(frozen=True)
+class PushT:
+    """A T-shaped block that is pushed about at random (Push-T, gym-pusht)."""
+
+    out: Positional[Path]
+    """HDF5 file to write"""
+    config: Annotated[PushTCollect, Flat] = field(default_factory=PushTCollect)
+
+    def __call__(self) -> None:
+        refuse_existing(self.out)
+        pushing.collect(self.config, self.out, Progress())
+        print(self.out)
+
+
+@dataclass(frozen=True)
 class Collect:
     """Log trajectories in a world of images."""
 
@@ -55,6 +70,7 @@ class Collect:
         tyro.conf.OmitArgPrefixes[
             Annotated[Maze, tyro.conf.subcommand("maze")]
             | Annotated[FourRoom, tyro.conf.subcommand("four-room")]
+            | Annotated[PushT, tyro.conf.subcommand("push-t")]
         ]
     ]
 

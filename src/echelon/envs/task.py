@@ -54,7 +54,7 @@ def check_collection(
 class Task(Protocol):
     """What trials are held in. An environment observes by images; its `info` has "success" and
     "state", whose first two numbers are the place that pictures show, in (row, column) cells of the
-    layout, and, after `reset`, "goal", an image.
+    layout, unless "place" is, and, after `reset`, "goal", an image.
     """
 
     @property
