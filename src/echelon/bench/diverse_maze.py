@@ -25,7 +25,7 @@ from echelon.envs.mazes import MazeTask, spread_trials
 from echelon.evaluation import Method
 from echelon.experiment import Results, compare, tested
 from echelon.files import alone, read_json, write_json
-from echelon.presets import ALONG_PATHS, planner_for, with_cost
+from echelon.presets import ALONG_PATHS, patiently, planner_for, with_cost
 from echelon.progress import Progress
 from echelon.records import load, save
 from echelon.report import read_section, write_section
@@ -98,7 +98,8 @@ CPU = Setup(
     TrainConfig(
         stages=(
             StageConfig((), 200, 64, train_encoder=True, learning_rate=4e-3),
-            StageConfig((0, 1), 2000, 128, learning_rate=3e-3),
+            StageConfig((0,), 1500, 128, learning_rate=3e-3),
+            StageConfig((1,), 1000, 128, learning_rate=3e-3),
         ),
         ema=0.0,
         num_threads=1,
@@ -198,7 +199,7 @@ def methods(model: ModelConfig) -> list[Method]:
     """Both levels, level 0 alone with the same cost at two budgets, and controls."""
     more = replace(ALONG_PATHS, candidates=4 * ALONG_PATHS.candidates)
     return [
-        Method.of("paths", planner_for(model)),
+        Method.of("paths", patiently(planner_for(model), model)),
         Method.of("paths", with_cost(ALONG_PATHS.levels, "learned")),
         Method.of("paths-more", with_cost(more.levels, "learned")),
         Method("control:flat-straight", "straight", with_cost(ALONG_PATHS.levels, "latent")),
