@@ -40,7 +40,7 @@ def write_section(path: Path, name: str, text: str) -> None:
     stands there.
     """
     before, _, after = _parts(path, name)
-    write_atomically(path, f"{before}\n{text}\n{after}".encode())
+    write_atomically(path, (before + (f"\n{text}\n" if text else "\n") + after).encode())
 
 
 def read_section(path: Path, name: str) -> str:
