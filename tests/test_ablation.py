@@ -217,8 +217,3 @@ def test_a_table_says_what_differs_by_more_than_chance() -> None:
     assert shown[0][6] == "–"
     assert shown[2][2] == "a third (against `worse`)"
     assert "200 trials a cell over seeds of the model: 2;" in lines[-1]
-
-
-def test_the_page_is_what_the_records_say() -> None:
-    kept = read_section(ROOT / "docs" / "ablation.md", "ablation")
-    assert kept == ablation.table(ROOT / "results" / "ablation")

@@ -74,8 +74,8 @@ def test_no_setting_is_tuned_twice() -> None:
     assert len({m.levels for m in hierarchical}) == len(hierarchical)
 
 
-def test_readme_without_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "readme", "--out", str(tmp_path)]) == 2
+def test_a_picture_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "readme", "--runs", str(tmp_path)]) == 2
     assert "no such file" in capsys.readouterr().err
 
 

@@ -267,8 +267,3 @@ def test_mistakes_are_told_in_a_line(tmp_path: Path) -> None:
     checkpoint.save_model(path, Hierarchy(remembers, 2), {})
     with pytest.raises(EchelonError, match="mlp or conv"):
         peers.level_of(Peers(path))
-
-
-def test_the_page_is_what_the_record_says() -> None:
-    kept = read_section(ROOT / "docs" / "peers.md", "peers")
-    assert kept == peers.table(ROOT / "results" / "peers.json")

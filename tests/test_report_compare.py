@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 from synthetic_run import make_one as one
 from synthetic_run import make_records
 
-from echelon.report import check_markdown, markdown_table, summary, update_markdown
+from echelon.report import markdown_table, summary
 from echelon.report.compare import compare, headline, interval, notes, number, place
 from echelon.types import EchelonError
 
@@ -136,28 +134,6 @@ def test_words() -> None:
 
 
 # ---- tables
-
-
-def test_markdown_between_markers(tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text("# A\n<!-- results:demo -->\nold\n<!-- /results:demo -->\nend\n")
-    records = make_records()
-    assert not check_markdown(path, records)
-    update_markdown(path, records)
-    assert check_markdown(path, records)
-    once = path.read_text()
-    update_markdown(path, records)
-    assert path.read_text() == once
-    assert once.startswith("# A\n<!-- results:demo -->\n| Goals |")
-    assert once.endswith("\n<!-- /results:demo -->\nend\n")
-    fewer = [dataclasses.replace(r, successes=r.successes // 2) for r in records]
-    assert not check_markdown(path, fewer)
-    for broken in ("# A\n", "<!-- /results:demo --><!-- results:demo -->"):
-        path.write_text(broken)
-        with pytest.raises(EchelonError, match="needs one <!-- results:demo -->"):
-            update_markdown(path, records)
-    with pytest.raises(EchelonError, match="cannot be read"):
-        check_markdown(tmp_path / "none.md", records)
 
 
 def test_tables_are_rectangular_and_hold_the_pooled_numbers() -> None:

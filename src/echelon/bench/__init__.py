@@ -19,6 +19,7 @@ from echelon.bench.foreign import Foreign
 from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
 from echelon.bench.resume import Resume
+from echelon.bench.tables import Tables
 from echelon.bench.throughput import Throughput
 from echelon.bench.tune import Tune
 
@@ -40,6 +41,7 @@ class Bench:
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Peers, tyro.conf.subcommand("peers")]
             | Annotated[Readme, tyro.conf.subcommand("readme")]
+            | Annotated[Tables, tyro.conf.subcommand("tables")]
         ]
     ]
 

@@ -36,7 +36,7 @@ from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.proposal import fit_stages, propose
 from echelon.records import Record, load, save
-from echelon.report import ablation_table, read_section, write_section
+from echelon.report import Page, ablation_table
 from echelon.trainer import Trainer
 from echelon.types import EchelonError
 
@@ -69,6 +69,10 @@ class Ablation:
     def __call__(self) -> None:
         run(self, DemoConfig(), Progress())
 
+    @property
+    def shows(self) -> Page:
+        return Page(self.page, self.out, {"ablation": table})
+
 
 def run(asked: Ablation, config: DemoConfig, progress: Progress) -> None:
     """The ablation of a demo of any size; records.json, models.json and the page at its end."""
@@ -76,7 +80,7 @@ def run(asked: Ablation, config: DemoConfig, progress: Progress) -> None:
     if unknown := sorted(set(asked.only) - {v.name for v in VARIANTS}):
         names = ", ".join(v.name for v in VARIANTS)
         raise EchelonError(f"only: no variant is called {', '.join(unknown)}; there are {names}")
-    read_section(asked.page, "ablation")  # a page that cannot be written is told now
+    asked.shows.check()  # a page that cannot be written is told now
     if asked.trials < 2 * config.held_out_layouts:
         raise EchelonError(f"trials: {asked.trials} are too few for the held-out layouts")
     layout_trials = asked.trials // max(1, config.held_out_layouts)
@@ -209,7 +213,7 @@ def _write(asked: Ablation, records: Sequence[Record], figures: Sequence[dict[st
     )
     save(paths[0], [r for r in records if r.setting in order])
     write_rows(paths[1], models)
-    write_section(asked.page, "ablation", table(asked.out))
+    asked.shows.write()
 
 
 def table(out: Path) -> str:

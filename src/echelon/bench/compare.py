@@ -19,7 +19,7 @@ from echelon.experiment import (
 from echelon.files import read_json, write_json
 from echelon.progress import Progress
 from echelon.records import load, save
-from echelon.report import headline_picture, update_markdown
+from echelon.report import Page, headline_picture, markdown_table
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,11 @@ class Compare:
     parts: int = 1
     runs: Path = Path("runs/bench")
     out: Path = Path("results/demo")
+    page: Path = Path("README.md")
+    """its table is brought up to date"""
 
     def __call__(self) -> None:
+        self.shows.check()  # a page that cannot be written is told now
         progress = Progress()
         tuned = load(self.out / "tuning.json")
         flat, same = (frontier(tuned, name) for name in ("flat", "control:flat-same-cost"))
@@ -61,6 +64,10 @@ class Compare:
         if self.parts == 1:
             self._write(everything)
 
+    @property
+    def shows(self) -> Page:
+        return Page(self.page, self.out, {"demo": table})
+
     def _write(self, everything: Results) -> None:
         """Committed records, and a run folder of all seeds with its report."""
         save(self.out / "records.json", everything.records)
@@ -80,17 +87,21 @@ class Compare:
         whole = self.runs / "all"
         write_json(whole / "diagnostics.json", diagnostics[0])
         write_results(whole, everything)
+        self.shows.write()
+
+
+def table(out: Path) -> str:
+    """The README's table, from the results in a folder; empty where there are none yet."""
+    path = out / "records.json"
+    return markdown_table(load(path)) if path.exists() else ""
 
 
 @dataclass(frozen=True)
 class Readme:
-    """Bring the README's table and picture up to date with the records."""
+    """Draw the README's picture, from the run folder of all seeds that `compare` leaves."""
 
     runs: Path = Path("runs/bench")
-    out: Path = Path("results/demo")
-    readme: Path = Path("README.md")
     picture: Path = Path("docs/demo.png")
 
     def __call__(self) -> None:
-        update_markdown(self.readme, load(self.out / "records.json"))
         headline_picture(self.runs / "all", self.picture)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from echelon.bench.manifests import keep_to
 from echelon.collect import CollectConfig
 from echelon.config import (
     DistanceConfig,
@@ -22,14 +23,15 @@ from echelon.demo import collected, device
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
 from echelon.envs.mazes import MazeTask, spread_trials
+from echelon.envs.task import Trial
 from echelon.evaluation import Method
 from echelon.experiment import Results, compare, tested
 from echelon.files import alone, read_json, write_json
 from echelon.presets import ALONG_PATHS, patiently, planner_for, with_cost
 from echelon.progress import Progress
 from echelon.records import load, save
-from echelon.report import read_section, write_section
-from echelon.report.published import published_table
+from echelon.report import Page
+from echelon.report.published import published_picture, published_table
 from echelon.trainer import Trainer
 from echelon.truth import MazeTruth
 from echelon.types import EchelonError
@@ -125,25 +127,34 @@ class DiverseMaze:
     runs: Path = Path("runs/bench/diverse-maze")
     out: Path = Path("results/diverse-maze")
     page: Path = Path("docs/diverse-maze.md")
+    manifest: Path = Path("results/manifests/diverse-maze.json")
+    """layouts and trials that must be the ones used; written where there is none"""
 
     def __call__(self) -> None:
         run(self, CPU, Progress())
 
+    @property
+    def shows(self) -> Page:
+        return Page(self.page, self.out, {"diverse-maze": table}, picture)
+
 
 def run(asked: DiverseMaze, setup: Setup, progress: Progress) -> None:
     """Collect, train and judge, a seed after the other; records and the page at the end."""
-    read_section(asked.page, "diverse-maze")  # a page that cannot be written is told now
+    asked.shows.check()  # a page that cannot be written is told now
     others = held_out_layouts(setup.collect, asked.held_out)
+    trials = {seed: trials_of(others, asked.trials, seed) for seed in asked.seeds}
+    with alone(asked.runs):
+        keep_to(asked.manifest, others, trials)
     everything, seconds = Results(), list[Mapping[str, float]]()
     for seed in asked.seeds[asked.part :: asked.parts]:
-        everything.add(judged(asked, setup, seed, others, progress))
+        everything.add(judged(asked, setup, seed, trials[seed], progress))
         seconds.append({"seed": seed, **read_json(asked.runs / f"seed-{seed}" / SECONDS)})
     if asked.parts > 1:
         return
     save(asked.out / "records.json", everything.records)
     write_json(asked.out / "paired.json", tested(everything.pairs))
     write_json(asked.out / SECONDS, seconds)
-    write_section(asked.page, "diverse-maze", table(asked.out))
+    asked.shows.write()
 
 
 def held_out_layouts(config: CollectConfig, count: int) -> list[Layout]:
@@ -162,8 +173,14 @@ def held_out_layouts(config: CollectConfig, count: int) -> list[Layout]:
     )
 
 
+def trials_of(others: Sequence[Layout], count: int, seed: int) -> list[Trial]:
+    """The trials of a seed, `count` at each distance."""
+    splits = [spread_trials(others, count, seed, "test", (split,)) for split in BUDGETS]
+    return [trial for trials in splits for trial in trials]
+
+
 def judged(
-    asked: DiverseMaze, setup: Setup, seed: int, others: Sequence[Layout], progress: Progress
+    asked: DiverseMaze, setup: Setup, seed: int, trials: Sequence[Trial], progress: Progress
 ) -> Results:
     """What every method of a seed's model reaches in the held-out layouts."""
     folder = asked.runs / f"seed-{seed}"
@@ -177,10 +194,10 @@ def judged(
         task = MazeTask(action_repeat=setup.collect.action_repeat, radius=RADIUS)
         found = Results()
         for split, budget in BUDGETS.items():
-            trials = spread_trials(others, asked.trials, seed, "test", (split,))
+            here = [trial for trial in trials if trial.split == split]
             where, known = folder / "outcomes" / split, (task, seed, trainer.identity, progress)
             with clocked(folder / SECONDS, "judge"):
-                found.add(compare(where, model, methods(setup.model), trials, budget, *known))
+                found.add(compare(where, model, methods(setup.model), here, budget, *known))
     return found
 
 
@@ -217,3 +234,9 @@ def table(out: Path) -> str:
         published_table(load(out / "records.json"), PUBLISHED, tuple(BUDGETS))
         + f"\n\nMinutes a seed took from nothing, the longest of {len(seconds)}: {', '.join(parts)}."
     )
+
+
+def picture(out: Path, path: Path) -> None:
+    """The page's picture, from the records alone."""
+    if (out / "records.json").exists():
+        published_picture(load(out / "records.json"), PUBLISHED, tuple(BUDGETS), path)

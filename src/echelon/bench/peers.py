@@ -28,7 +28,7 @@ from echelon.evaluation import command, commit
 from echelon.files import read_json, write_json
 from echelon.models.hierarchy import Hierarchy, Level
 from echelon.progress import Progress
-from echelon.report import read_section, write_section
+from echelon.report import Page
 from echelon.report.compare import number
 from echelon.types import EchelonError
 
@@ -78,7 +78,7 @@ class Peers:
         return [Size(self.environments, *part) for part in zip(*parts, strict=True)]
 
     def __call__(self) -> None:
-        read_section(self.page, "peers")  # a page that cannot be written is told now
+        self.shows.check()  # a page that cannot be written is told now
         progress, (entries, absent) = Progress(), present()
         for library, how in absent.items():
             progress.say(f"{library} is left out, since it is not installed: {how}")
@@ -95,8 +95,12 @@ class Peers:
         }
         found |= {"searches": searches, "command": command(), "commit": commit()}
         write_json(self.out, found)
-        write_section(self.page, "peers", table(self.out))
+        self.shows.write()
         print(table(self.out))
+
+    @property
+    def shows(self) -> Page:
+        return Page(self.page, self.out, {"peers": table})
 
 
 def level_of(asked: Peers) -> Level:

@@ -6,19 +6,13 @@
 from echelon.report.ablation import ablation_table
 from echelon.report.html import write_report
 from echelon.report.intervals import clopper_pearson, fisher_p, paired_p
+from echelon.report.pages import Page, read_section, write_section
 from echelon.report.picture import headline_picture
-from echelon.report.tables import (
-    check_markdown,
-    markdown_table,
-    read_section,
-    summary,
-    update_markdown,
-    write_section,
-)
+from echelon.report.tables import markdown_table, summary
 
 __all__ = [
+    "Page",
     "ablation_table",
-    "check_markdown",
     "clopper_pearson",
     "fisher_p",
     "headline_picture",
@@ -26,7 +20,6 @@ __all__ = [
     "paired_p",
     "read_section",
     "summary",
-    "update_markdown",
     "write_report",
     "write_section",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from echelon.records import Pooled, Record, pool, split_key
-from echelon.report.compare import interval, number, percent, verdict
+from echelon.report.compare import interval, number, percent, span, verdict
 
 MARKS = {"better": " ▲", "same": "", "worse": " ▼"}
 
@@ -43,8 +43,8 @@ def ablation_table(
     seeds = sorted({len(p.seeds) for p in pooled})
     lines += [
         "",
-        f"Success [95% exact interval] of {_range(episodes)} trials a cell over seeds of the model: "
-        f"{_range(seeds)}; ▲ better and ▼ worse than `default`, or what is named, by Fisher's exact "
+        f"Success [95% exact interval] of {span(episodes)} trials a cell over seeds of the model: "
+        f"{span(seeds)}; ▲ better and ▼ worse than `default`, or what is named, by Fisher's exact "
         f"test at p < 0.05. TFLOPs an episode are those of goals {splits[0]} cells away. Agreement: "
         "how often a step of true progress towards a far goal lowers each level's distance, level 0 "
         "first; 0.5 is chance.",
@@ -72,8 +72,3 @@ def _means(models: Sequence[Mapping[str, Any]], name: str) -> str:
             if value is not None:
                 columns[level].append(value)
     return " / ".join(f"{sum(c) / len(c):.2f}" if c else "–" for c in columns) or "–"
-
-
-def _range(values: Sequence[int]) -> str:
-    low, high = values[0], values[-1]
-    return str(low) if low == high else f"{low}–{high}"

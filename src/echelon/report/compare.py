@@ -109,8 +109,7 @@ def percent(pooled: Pooled) -> str:
 
 
 def interval(pooled: Pooled) -> str:
-    """The 95 % interval of the success rate, as text."""
-    """The 95% interval, in percent."""
+    """The 95% interval of the success rate, in percent, as text."""
     low, high = clopper_pearson(pooled.successes, pooled.episodes)
     return f"{100 * low:.0f}–{100 * high:.0f}"
 
@@ -121,6 +120,12 @@ def number(value: float) -> str:
         return f"{value:,.0f}"
     text = f"{value:#.3g}"
     return f"{value:.6f}".rstrip("0") if "e" in text else text.rstrip(".")
+
+
+def span(values: Sequence[int]) -> str:
+    """The least and the greatest of some counts, or the one that all are."""
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}–{high}"
 
 
 def compute(numerator: Pooled, denominator: Pooled) -> str:

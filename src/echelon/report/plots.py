@@ -59,7 +59,7 @@ def by_distance(comparisons: Sequence[Comparison], width: float) -> Figure:
     axes.tick_params(axis="x", length=0, labelcolor=LIGHT["ink"])
     axes.grid(False, axis="x")
     axes.set_xlim(-0.5, len(comparisons) - 0.5)
-    _percent_axis(axes)
+    percent_axis(axes)
     cells = any(c.split[:1].isdigit() for c in comparisons)
     name_axes(axes, "path from start to goal, in cells" if cells else "", "goals reached")
     return made
@@ -88,7 +88,8 @@ def dot(axes: Axes, x: float, pooled: Pooled, look: Series, size: float) -> None
     )
 
 
-def _percent_axis(axes: Axes, size: float = 11.0) -> None:
+def percent_axis(axes: Axes, size: float = 11.0) -> None:
+    """From 0 to 100 %, with room for marks at either end."""
     axes.set_ylim(-3, 103)
     axes.set_yticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"], fontsize=size)
 
@@ -143,7 +144,7 @@ def draw_against_compute(
             main = pooled is comparison.hierarchical
             dot(axes, x, pooled, look, size=(8.5 if main else 5.5) * scale)
     axes.set_xlim(low, high)
-    _percent_axis(axes, 11 * scale)
+    percent_axis(axes, 11 * scale)
     axes.xaxis.set_major_formatter(FuncFormatter(tick))
     decades = high / low > 500
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades else (1.0, 2.0, 5.0)))

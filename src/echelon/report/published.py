@@ -1,11 +1,21 @@
-"""Our success beside published figures: a row a method, a column a split."""
+"""Our success beside published figures: a table, and a picture with what it costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from echelon.records import Record, pool
-from echelon.report.compare import interval, number, percent
+from matplotlib import figure as mpl_figure
+from matplotlib.lines import Line2D
+
+from echelon.records import CONTROL, Pooled, Record, pool
+from echelon.report.compare import interval, number, percent, place, span
+from echelon.report.plots import dot, percent_axis, tick
+from echelon.report.style import LIGHT, Axes, Figure, Series, dress, label, name_axes, series
+
+Name = tuple[str, str]
+"""method, setting"""
 
 
 def published_table(
@@ -25,3 +35,116 @@ def published_table(
         cells = [f"{figure:g}%" for figure in figures] + ["not published"] * len(splits)
         lines.append("| " + " | ".join([f"*{name}*", *cells]) + " |")
     return "\n".join(lines)
+
+
+def published_picture(
+    records: Sequence[Record],
+    published: Mapping[str, Sequence[float]],
+    splits: Sequence[str],
+    path: Path,
+) -> Path:
+    """A wide PNG: success at each of the `splits`, beside what was published; success against compute
+    at the last one.
+    """
+    pooled = [p for p in pool(records) if p.split in splits]
+    looks = _looks(list(dict.fromkeys((p.method, p.setting) for p in pooled)))
+    made: Figure = mpl_figure.Figure(figsize=(14, 6.4), layout="constrained", facecolor="white")
+    left, right = made.subplots(1, 2, width_ratios=(1.25, 1))
+    for axes in (left, right):
+        dress(axes, 14)
+        percent_axis(axes, 14)
+    _by_split(left, pooled, looks, splits)
+    for name, figures in published.items():
+        _published(left, name, figures)
+    far = [p for p in pooled if p.split == splits[-1]]
+    _by_compute(right, far, looks)
+    title = {"fontsize": 15, "color": LIGHT["ink"], "loc": "left"}
+    trials = span([p.episodes for p in pooled])
+    left.set_title(f"{trials} trials a mark, with 95% exact intervals", **title)
+    right.set_title(f"goals {place(splits[-1])}, the farthest", **title)
+    handles = [_handle(name, look, looks) for name, look in looks.items()]
+    style = {"fontsize": 14, "frameon": False, "labelcolor": LIGHT["ink"]}
+    made.legend(handles=handles, loc="outside lower center", ncols=len(handles), **style)
+    made.get_layout_engine().set(w_pad=0.2, h_pad=0.12)
+    made.savefig(path, dpi=110, metadata={"Software": None})
+    return path
+
+
+def _looks(names: Sequence[Name]) -> dict[Name, Series]:
+    """The first setting of a method looks as everywhere; further ones are hollow."""
+    methods = [method for method, _ in names]
+    controls = [m for m in dict.fromkeys(methods) if m.startswith(CONTROL)]
+    looks: dict[Name, Series] = {}
+    for index, name in enumerate(names):
+        look = series(name[0], controls)
+        before = methods[:index].count(name[0])
+        looks[name] = (
+            replace(look, filled=False, marker="DpXh"[(before - 1) % 4]) if before else look
+        )
+    return looks
+
+
+def _handle(name: Name, look: Series, looks: Mapping[Name, Series]) -> Line2D:
+    """An entry of the legend; a setting is named where its method has several."""
+    method, setting = name
+    several = sum(other == method for other, _ in looks) > 1
+    colour = LIGHT[look.colour]
+    return Line2D(
+        [],
+        [],
+        color=colour,
+        marker=look.marker,
+        markerfacecolor=colour if look.filled else LIGHT["panel"],
+        markeredgewidth=1.8,
+        markersize=10,
+        linestyle="none",
+        label=f"{label(method)}, {setting}" if several else label(method),
+    )
+
+
+def _by_split(
+    axes: Axes, pooled: Sequence[Pooled], looks: Mapping[Name, Series], splits: Sequence[str]
+) -> None:
+    step = min(0.6 / len(looks), 0.14)
+    for index, (name, look) in enumerate(looks.items()):
+        offset = (index - (len(looks) - 1) / 2) * step
+        own = [p for p in pooled if (p.method, p.setting) == name]
+        places = [splits.index(p.split) + offset for p in own]
+        rates = [100 * p.rate for p in own]
+        axes.plot(places, rates, color=LIGHT[look.colour], alpha=0.3, linewidth=1.6, zorder=2)
+        for x, found in zip(places, own, strict=True):
+            dot(axes, x, found, look, 10)
+    axes.set_xticks(range(len(splits)), [split.replace("-", "–") for split in splits])
+    axes.tick_params(axis="x", length=0, labelcolor=LIGHT["ink"])
+    axes.grid(False, axis="x")
+    axes.set_xlim(-0.5, len(splits) - 0.6)
+    name_axes(axes, "path from start to goal, in cells", "goals reached", 14)
+
+
+def _published(axes: Axes, name: str, figures: Sequence[float]) -> None:
+    """A dashed line, named beside the panel, where no mark is in the way."""
+    grey = LIGHT["soft"]
+    axes.plot(range(len(figures)), figures, "--", color=grey, linewidth=1.8, zorder=1)
+    style = {"color": grey, "fontsize": 13, "va": "center", "annotation_clip": False}
+    at = len(figures) - 0.55, figures[-1]
+    axes.annotate(name.replace(", ", ",\n"), at, **style)
+
+
+def _by_compute(axes: Axes, pooled: Sequence[Pooled], looks: Mapping[Name, Series]) -> None:
+    """On a log axis; what computes nothing stands left of it."""
+    spent = [p.tflops_per_episode for p in pooled if p.tflops_per_episode > 0] or [1.0]
+    low, high = min(spent) / 1.6, max(spent) * 1.4
+    nothing = low / (high / low) ** 0.18
+    axes.set_xscale("log")
+    for found in pooled:
+        x = found.tflops_per_episode or nothing
+        dot(axes, x, found, looks[found.method, found.setting], 11)
+    steps = [m * 10.0**e for e in range(-9, 6) for m in ((1,) if high / low > 500 else (1, 2, 5))]
+    shown = [step for step in steps if low <= step <= high]
+    zero = [nothing] if len(spent) < len(pooled) else []
+    axes.set_xticks([*zero, *shown], [*("0" for _ in zero), *map(tick, shown)])
+    axes.set_xticks([], minor=True)
+    if zero:
+        axes.axvline(low, color=LIGHT["soft"], linewidth=0.8, linestyle=(0, (2, 3)))
+    axes.set_xlim((nothing**2 / low) if zero else low, high)
+    name_axes(axes, "TFLOPs per episode (log)", "goals reached", 14)

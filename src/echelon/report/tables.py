@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from echelon.files import write_atomically
 from echelon.records import CONTROL, Pooled, Record
 from echelon.report.compare import (
     Comparison,
@@ -15,8 +13,8 @@ from echelon.report.compare import (
     notes,
     number,
     percent,
+    span,
 )
-from echelon.types import EchelonError
 
 
 def summary(records: Sequence[Record]) -> str:
@@ -55,8 +53,8 @@ def markdown_table(records: Sequence[Record]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     shown = [pooled for c in comparisons for _, pooled in c.shown]
-    episodes = _range([p.episodes for p in shown])
-    seeds = _range([len(p.seeds) for p in shown])
+    episodes = span([p.episodes for p in shown])
+    seeds = span([len(p.seeds) for p in shown])
     lines += [
         "",
         f"Success [95% exact interval] · TFLOPs per episode; {episodes} paired trials a cell over "
@@ -67,39 +65,6 @@ def markdown_table(records: Sequence[Record]) -> str:
             "\\* no flat setting was as cheap as the hierarchy; this is flat planning's cheapest."
         )
     return "\n".join(lines)
-
-
-def update_markdown(path: Path, records: Sequence[Record], name: str = "demo") -> None:
-    """Rewrite what stands between ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->``."""
-    write_section(path, name, markdown_table(records))
-
-
-def check_markdown(path: Path, records: Sequence[Record], name: str = "demo") -> bool:
-    """Whether the table between the markers is the one that `records` give."""
-    return read_section(path, name) == markdown_table(records)
-
-
-def write_section(path: Path, name: str, text: str) -> None:
-    """Put `text` between the markers of `name`, in place of what stands there."""
-    before, _, after = _parts(path, name)
-    write_atomically(path, f"{before}\n{text}\n{after}".encode())
-
-
-def read_section(path: Path, name: str) -> str:
-    """What stands between the markers of `name`."""
-    return _parts(path, name)[1].strip("\n")
-
-
-def _parts(path: Path, name: str) -> tuple[str, str, str]:
-    begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise EchelonError(f"{path}: cannot be read ({error.strerror})") from None
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise EchelonError(f"{path}: needs one {begin} and, after it, one {end}")
-    first, last = text.index(begin) + len(begin), text.index(end)
-    return text[:first], text[first:last], text[last:]
 
 
 def _controls(comparisons: Sequence[Comparison]) -> list[str]:
@@ -128,8 +93,3 @@ def _rows(
             texts[1] += mark
         rows.append([c.split, *texts])
     return rows
-
-
-def _range(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low}–{high}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from echelon.evaluation import command, commit
 from echelon.files import alone, read_json, write_rows
 from echelon.progress import Progress
 from echelon.records import Record, load, save
-from echelon.report import read_section, write_section
+from echelon.report import Page
 from echelon.report.planning import TABLES, picture
 from echelon.types import EchelonError
 
@@ -44,8 +45,7 @@ class Planning:
         ):
             if unknown := sorted(set(asked) - set(known)):
                 raise EchelonError(f"{option}: there is no {unknown[0]}; use {', '.join(known)}")
-        for name in STUDIES:
-            read_section(self.page, f"planning-{name}")  # a page that cannot be written is told now
+        self.shows.check()  # a page that cannot be written is told now
         if self.trials < 2:
             raise EchelonError(f"trials: {self.trials} are too few for the held-out layouts; use 2")
         for seed in self.seeds:
@@ -58,7 +58,12 @@ class Planning:
                     STUDIES[name](bed)
                     with alone(self.runs):
                         add(self.out, name, bed)
-                        show(self.out, self.page)
+                        self.shows.write()
+
+    @property
+    def shows(self) -> Page:
+        sections = {f"planning-{name}": partial(shown, study=name) for name in STUDIES}
+        return Page(self.page, self.out, sections, drawn)
 
 
 def add(out: Path, study: str, bed: Bed) -> None:
@@ -70,20 +75,18 @@ def add(out: Path, study: str, bed: Bed) -> None:
         _add_figures(out / f"{study}-figures.json", {**found, **bed.figures})
 
 
-def show(out: Path, page: Path) -> None:
-    """Bring a page up to date with the results in a folder."""
-    for name in STUDIES:
-        write_section(page, f"planning-{name}", shown(out, name))
-    if (out / "table.json").exists():
-        picture([r for n in ("table", "flat") for r in _records(out, n)], page.with_suffix(".png"))
-
-
 def shown(out: Path, study: str) -> str:
     """A section of the page, from the results in a folder."""
     path = out / f"{study}-figures.json"
     figures = read_json(path) if path.exists() else []
     records = _records(out, study)
     return TABLES[study](records, figures).strip("\n") if records else "Not measured yet."
+
+
+def drawn(out: Path, path: Path) -> None:
+    """The page's picture, from the results in a folder; nothing where costs were not measured."""
+    if (out / "table.json").exists():
+        picture([r for name in ("table", "flat") for r in _records(out, name)], path)
 
 
 def _records(out: Path, study: str) -> list[Record]:

@@ -1,0 +1,33 @@
+"""Every page that shows results, in one list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from echelon.bench.ablation import Ablation
+from echelon.bench.compare import Compare
+from echelon.bench.diverse_maze import DiverseMaze
+from echelon.bench.peers import Peers
+from echelon.bench.planning import Planning
+
+PAGES = (
+    Compare().shows,
+    Ablation().shows,
+    DiverseMaze().shows,
+    Planning().shows,
+    Peers().shows,
+)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Bring every table and picture that can be made of the records alone up to date with them.
+
+    Works on the README, docs/ and results/ of the folder that it is run in. Nothing is trained.
+    """
+
+    def __call__(self) -> None:
+        for page in PAGES:  # none is written where another cannot be
+            page.check()
+        for page in PAGES:
+            page.write()
