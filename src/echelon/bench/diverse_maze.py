@@ -202,7 +202,7 @@ def judged(
 
 
 @contextmanager
-def clocked(path: Path, part: str) -> Generator[None, None, None]:
+def clocked(path: Path, part: str) -> Generator[None]:
     """Adds the seconds that a part takes to those it has taken before it was stopped."""
     start, known = time.monotonic(), dict[str, float](read_json(path) if path.exists() else {})
     try:
