@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -19,6 +20,15 @@ from echelon.envs.pushing import PushTCollect
 from echelon.presets import planner_for
 from echelon.progress import Progress
 
+C = TypeVar("C")
+
+
+def _log(collect: Callable[[C, Path, Progress], None], config: C, out: Path) -> None:
+    """A world's own collection, into a new file."""
+    refuse_existing(out)
+    collect(config, out, Progress())
+    print(out)
+
 
 @dataclass(frozen=True)
 class Maze:
@@ -29,9 +39,7 @@ class Maze:
     config: Annotated[CollectConfig, Flat] = field(default_factory=CollectConfig)
 
     def __call__(self) -> None:
-        refuse_existing(self.out)
-        collect(self.config, self.out, Progress())
-        print(self.out)
+        _log(collect, self.config, self.out)
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,7 @@ class FourRoom:
     config: Annotated[FourRoomCollect, Flat] = field(default_factory=FourRoomCollect)
 
     def __call__(self) -> None:
-        refuse_existing(self.out)
-        four_room.collect(self.config, self.out, Progress())
-        print(self.out)
+        _log(four_room.collect, self.config, self.out)
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,7 @@ class PushT:
     config: Annotated[PushTCollect, Flat] = field(default_factory=PushTCollect)
 
     def __call__(self) -> None:
-        refuse_existing(self.out)
-        pushing.collect(self.config, self.out, Progress())
-        print(self.out)
+        _log(pushing.collect, self.config, self.out)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from echelon.config import DistanceConfig
-from echelon.models.scene import HALF
+from echelon.models.scene import HALF, sampled
 
 SHARPNESS = 4.0
 """of the step from passable to impassable, in logits"""
@@ -24,9 +24,7 @@ NARROW = 2.0
 
 def logits_at(floor: Tensor, places: Tensor) -> Tensor:
     """``floor [B, F, F], places [B, N, 2] in latent units -> [B, N]``"""
-    at = (places / HALF).flip(-1)[:, :, None]
-    seen = functional.grid_sample(floor[:, None], at, padding_mode="border", align_corners=False)
-    return seen[:, 0, :, 0]
+    return sampled(floor[:, None], places[:, :, None] / HALF)[:, 0, :, 0]
 
 
 def floor_loss(floor: Tensor, place: Tensor, seen: Tensor, tries: int = 4) -> Tensor:

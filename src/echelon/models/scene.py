@@ -3,8 +3,8 @@
 A keypoint is a place in the image, in numbers that a network cannot tie to one layout. It is where
 moments of an episode differ, and it goes with an image that is shifted. What lies around it is read
 from a map of the image, the `scene`, that travels beside the latent and does not change. A predictor
-that sees its keypoints' surroundings, and never where they are, learns one rule for
-all places, and for layouts that it has not seen.
+that sees its keypoints' surroundings, and never where they are, learns one rule for all places, and for
+layouts that it has not seen.
 """
 
 from __future__ import annotations
@@ -122,6 +122,14 @@ class Scene(nn.Module):
         return found[..., 1:, :, :], found[..., 0, :, :]
 
 
+def sampled(maps: Tensor, at: Tensor) -> Tensor:
+    """``maps [B, C, F, F], at [B, N, K, 2] rows and columns from -1 to 1 -> [B, C, N, K]``, linear
+    between cells; beyond an image lies what lies at its edge.
+    """
+    column_first = at.flip(-1)  # as PyTorch has it
+    return functional.grid_sample(maps, column_first, padding_mode="border", align_corners=False)
+
+
 class Glimpse(nn.Module):
     """What a scene holds around places: samples on a square grid centred at each of them."""
 
@@ -134,12 +142,8 @@ class Glimpse(nn.Module):
         self.register_buffer("around", torch.cartesian_prod(steps, steps))
 
     def forward(self, scene: Tensor, places: Tensor) -> Tensor:
-        """``scene [R, C, F, F], places [R, N, 2] in latent units -> [R, N, C * samples]``
-
-        Beyond an image lies what lies at its edge.
-        """
-        at = (places[:, :, None] / HALF + self.around).flip(-1)  # as PyTorch has it, column first
-        seen = functional.grid_sample(scene, at, padding_mode="border", align_corners=False)
+        """``scene [R, C, F, F], places [R, N, 2] in latent units -> [R, N, C * samples]``"""
+        seen = sampled(scene, places[:, :, None] / HALF + self.around)
         return seen.transpose(1, 2).flatten(2)
 
 
