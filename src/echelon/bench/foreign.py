@@ -32,11 +32,16 @@ from echelon.experiment import (
 from echelon.files import write_json
 from echelon.models.hierarchy import Hierarchy
 from echelon.on_top import on_top_of
-from echelon.presets import FlatSetting, planner_for
+from echelon.presets import FlatSetting, patiently, planner_for
 from echelon.progress import Progress
-from echelon.records import save
+from echelon.records import load, save
+from echelon.report import Page
+from echelon.report import compare as words
+from echelon.report.published import published_table
 from echelon.truth import MazeTruth
 
+FAR = "9+"
+"""cells between start and goal"""
 FLAT = (
     FLAT_CHEAP,
     FlatSetting(150, 8, replan=10, minimum=1.0),
@@ -73,8 +78,15 @@ class Foreign:
     """where the demo's episodes lie, or are put"""
     runs: Path = Path("runs/bench/foreign")
     out: Path = Path("results/foreign")
+    page: Path = Path("docs/on-top.md")
+    """its table is brought up to date"""
+
+    @property
+    def shows(self) -> Page:
+        return Page(self.page, self.out, {"foreign": table})
 
     def __call__(self) -> None:
+        self.shows.check()  # a page that cannot be written is told now
         progress = Progress()
         everything, figures = Results(), list[dict[str, Any]]()
         for seed in self.seeds:
@@ -92,6 +104,7 @@ class Foreign:
         write_json(self.out / "paired.json", tested(everything.pairs))
         write_json(self.out / "models.json", figures)
         write_results(self.runs / "all", everything)
+        self.shows.write()
 
     def _flat(
         self, path: Path, episodes: Episodes, config: DemoConfig, progress: Progress
@@ -153,7 +166,7 @@ class Foreign:
             folder / "outcomes",
             model,
             methods(model),
-            make_trials(config.collect.layout, self.trials, seed, "test", ("9+",)),
+            make_trials(config.collect.layout, self.trials, seed, "test", (FAR,)),
             self.budget,
             config.collect.task,
             seed,
@@ -173,13 +186,26 @@ class Foreign:
 
 
 def methods(model: Hierarchy) -> list[Method]:
-    """The hierarchy, the flat model alone from equal compute up, and given the hierarchy's cost."""
+    """The hierarchy, whose plans are kept or made anew at every turn, the flat model alone from equal
+    compute up, and given the hierarchy's cost.
+    """
+    eager = planner_for(model.config)
     return [
-        Method("hierarchical", "default", planner_for(model.config)),
+        Method("hierarchical", "patient", patiently(eager, model.config)),
+        Method("hierarchical", "default", eager),
         *(flat_method(setting) for setting in FLAT),
         same_cost_method(SAME_COST),
         Method("control:random", "uniform"),
     ]
+
+
+def table(out: Path) -> str:
+    """The page's table and what it says in a sentence; empty where there are no results yet."""
+    path = out / "records.json"
+    if not path.exists():
+        return ""
+    records = load(path)
+    return f"{published_table(records, {}, (FAR,))}\n\n{words.headline(words.compare(records))}"
 
 
 @torch.no_grad()

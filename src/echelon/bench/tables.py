@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from echelon.bench.ablation import Ablation
 from echelon.bench.compare import Compare
 from echelon.bench.diverse_maze import DiverseMaze
+from echelon.bench.foreign import Foreign
 from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
 
 PAGES = (
     Compare().shows,
     Ablation().shows,
+    Foreign().shows,
     DiverseMaze().shows,
     Planning().shows,
     Peers().shows,
