@@ -208,6 +208,21 @@ def test_paired_windows_are_of_one_episode(lengths: list[int], seed: int, world:
         sampler.rows(15, seed, 3)
 
 
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=6), st.integers(0, 99), st.integers(1, 4))
+def test_paired_windows_are_at_most_so_far_apart(lengths: list[int], seed: int, apart: int) -> None:
+    sizes = np.array(lengths)
+    offsets = np.cumsum(sizes) - sizes
+    everyone = np.arange(len(sizes))
+    near = WindowSampler.of(sizes, offsets, everyone, 1, paired=True, apart=apart)
+    first = near.rows(200, seed, 0)[:, 0]
+    away = np.abs(first[1::2] - first[::2])
+    assert away.max() == min(apart, sizes.max() - 2)  # the most that one episode holds
+    owner = np.repeat(everyone, sizes)
+    assert (owner[first[::2]] == owner[first[1::2]]).all()
+    far = WindowSampler.of(sizes, offsets, everyone, 1, paired=True)
+    assert np.array_equal(far.rows(200, seed, 0)[::2], near.rows(200, seed, 0)[::2])
+
+
 def test_what_is_around_is_learned_from_images_where_the_encoder_is_frozen(tmp_path: Path) -> None:
     """From each window's first frame; the encoder stays as it was."""
     episodes = Episodes.open(write_episodes(tmp_path / "e.h5"))

@@ -10,7 +10,8 @@ import pytest
 from test_records import record
 
 from echelon import cli
-from echelon.bench import diverse_maze
+from echelon.bench.benchmark import PARTS
+from echelon.bench.diverse_maze import DIVERSE_MAZE
 from echelon.bench.tables import PAGES
 from echelon.files import write_rows
 from echelon.records import save
@@ -46,8 +47,8 @@ def test_the_command_makes_the_pages_of_the_records_alone(
             write_section(copy, name, "old")
     shutil.copytree(ROOT / "results" / "demo", tmp_path / "results" / "demo")
     out = tmp_path / "results" / "diverse-maze"
-    save(out / "records.json", [record(split=split) for split in diverse_maze.BUDGETS])
-    write_rows(out / "seconds.json", [dict.fromkeys(diverse_maze.PARTS, 60.0)])
+    save(out / "records.json", [record(split=split) for split in DIVERSE_MAZE.budgets])
+    write_rows(out / "seconds.json", [dict.fromkeys(PARTS, 60.0)])
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", "tables"]) == 0
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
@@ -94,7 +95,8 @@ def test_text_between_markers(tmp_path: Path) -> None:
 
 
 def test_a_table_and_a_picture_beside_published_figures(tmp_path: Path) -> None:
-    splits, published = ("5-8", "13-16"), {"Theirs, flat": (90, 40)}
+    splits = ("5-8", "13-16")
+    published = {"Theirs, flat": {"5-8": 90, "13-16": 40}, "Others": {"13-16": 50}}
     records = [
         record(method=method, setting=setting, levels=1, split=split, tflops_per_episode=spent)
         for method, setting, spent in (
@@ -106,8 +108,9 @@ def test_a_table_and_a_picture_beside_published_figures(tmp_path: Path) -> None:
     ]
     lines = published_table(records[:-1], published, splits).splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[-2].startswith("| control:random `uniform` | 80% [71–87] | – | 0 | – |")
-    assert lines[-1].startswith("| *Theirs, flat* | 90% | 40% | not published |")
+    assert lines[-3].startswith("| control:random `uniform` | 80% [71–87] | – | 0 | – |")
+    assert lines[-2].startswith("| *Theirs, flat* | 90% | 40% | not published |")
+    assert lines[-1] == "| *Others* | – | 50% | – | not published |"
     for some in (records, records[:-1], records[:1]):
-        path = published_picture(some, published, splits, tmp_path / "picture.png")
+        path = published_picture(some, published, splits, "cells", tmp_path / "picture.png")
         assert path.read_bytes()[:4] == b"\x89PNG"

@@ -94,14 +94,18 @@ def outcome_of(
     budget: int,
     task: Task,
     progress: Progress,
+    located: bool = True,
 ) -> Outcome:
-    """Run a method on the trials, or read what an earlier run found."""
+    """Run a method on the trials, or read what an earlier run found.
+
+    located: note where in its maze each coarse plan means to go, for pictures.
+    """
     path = folder / f"{method.method}-{method.setting}.json".replace(":", "-")
     asked = _digest(model, method, trials, budget, task)
     if path.exists():
         return _read(path, asked)
     atlases: list[Atlas] = []
-    if len(method.levels) > 1:
+    if located and len(method.levels) > 1:
         made = {id(t.layout): Atlas.of(model, t.layout) for t in trials}
         atlases = [made[id(trial.layout)] for trial in trials]
     outcome = run_trials(model, method, trials, budget, task, 0, progress, atlases)
@@ -119,11 +123,12 @@ def compare(
     seed: int,
     data: dict[str, Any],
     progress: Progress,
+    located: bool = True,
 ) -> Results:
-    """What every method did on the same trials."""
+    """What every method did on the same trials; located: see :func:`outcome_of`."""
     shared = provenance(task.name, model, data, seed, budget)
     outcomes = {
-        method: outcome_of(folder, model, method, trials, budget, task, progress)
+        method: outcome_of(folder, model, method, trials, budget, task, progress, located)
         for method in methods
     }
     records = [

@@ -189,12 +189,13 @@ class Trainer:
         length = skipped + self.config.window(self.model.config, stage)
         process = self.fabric.global_rank, self.fabric.world_size
         frames, paired = None, self.objective.paired
+        apart = self.model.config.encoder.apart if stage.train_encoder else 0
         if paired and not stage.train_encoder:  # what is around is learned from images still
             frames = torch.from_numpy(self.episodes.pixels).to(device)
         seed, where = hash((self.config.seed, index)) % 2**32, self.episodes
 
         def of(ids: statistics.Ids) -> Batches:
-            sampler = WindowSampler.of(where.lengths, where.offsets, ids, length, paired)
+            sampler = WindowSampler.of(where.lengths, where.offsets, ids, length, paired, apart)
             fixed = (sampler, stage.batch_size, seed, skipped, *process, frames)
             return Batches(inputs, actions, *fixed)
 

@@ -159,12 +159,14 @@ class EncoderConfig:
     """of the scene (keypoints)"""
     changing: float = 1.0
     """weight: keypoints are where two moments of an episode differ (keypoints)"""
+    apart: int = 0
+    """steps between those two at most, 0 for any: fewer single out what always moves (keypoints)"""
     shifting: float = 15.0
     """weight: keypoints of a shifted image are shifted as far (keypoints)"""
 
     def __post_init__(self) -> None:
-        if min(self.changing, self.shifting) < 0:
-            raise EchelonError("encoder: changing and shifting are weights, at least 0")
+        if min(self.changing, self.shifting, self.apart) < 0:
+            raise EchelonError("encoder: changing, shifting and apart are at least 0")
         if min(self.frames, self.patch, self.depth, self.heads, self.grid, self.channels) < 1:
             raise EchelonError(
                 "encoder: frames, patch, depth, heads, grid and channels are at least 1"

@@ -59,6 +59,8 @@ class WindowSampler:
     """[E + 1] which of `starts` are those of an episode: from its entry to the next one"""
     paired: bool = False
     """windows come in pairs of the same episode, one after the other"""
+    apart: int = 0
+    """steps between the two of a pair at most; 0 is any number"""
 
     @staticmethod
     def of(
@@ -67,6 +69,7 @@ class WindowSampler:
         episodes: np.ndarray,
         length: int,
         paired: bool = False,
+        apart: int = 0,
     ) -> WindowSampler:
         """All windows of `length` steps inside `episodes` (lengths in frames, offsets in rows)."""
         counts = np.maximum(lengths[episodes] - length, 0)
@@ -78,7 +81,7 @@ class WindowSampler:
             )
         of_episode = np.concatenate([[0], np.cumsum(counts)])
         first = np.repeat(offsets[episodes] - of_episode[:-1], counts)
-        return WindowSampler(first + np.arange(counts.sum()), length, of_episode, paired)
+        return WindowSampler(first + np.arange(counts.sum()), length, of_episode, paired, apart)
 
     def rows(self, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
         """``[batch / world, length + 1]`` rows of the frames of a batch: the share of process `rank`.
@@ -98,7 +101,11 @@ class WindowSampler:
         chosen = rng.integers(len(self.starts), size=batch)
         if self.paired:
             episode = np.searchsorted(self.of_episode, chosen[::2], side="right")
-            chosen[1::2] = rng.integers(self.of_episode[episode - 1], self.of_episode[episode])
+            low, high = self.of_episode[episode - 1], self.of_episode[episode]
+            if self.apart:
+                low = np.maximum(low, chosen[::2] - self.apart)
+                high = np.minimum(high, chosen[::2] + self.apart + 1)
+            chosen[1::2] = rng.integers(low, high)
         first = self.starts[chosen[share]]
         return first[:, None] + np.arange(self.length + 1)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from matplotlib import figure as mpl_figure
 from matplotlib.lines import Line2D
 
 from echelon.records import CONTROL, Pooled, Record, pool
-from echelon.report.compare import interval, number, percent, place, span
+from echelon.report.compare import interval, number, percent, span
 from echelon.report.plots import dot, percent_axis, tick
 from echelon.report.style import LIGHT, Axes, Figure, Series, dress, label, name_axes, series
 
@@ -18,10 +19,12 @@ Name = tuple[str, str]
 """method, setting"""
 
 
-def published_table(
-    records: Sequence[Record], published: Mapping[str, Sequence[float]], splits: Sequence[str]
-) -> str:
-    """Markdown. published: success in % at each of the `splits`, by name."""
+Published: TypeAlias = Mapping[str, Mapping[str, float]]
+"""success in %, by name and split"""
+
+
+def published_table(records: Sequence[Record], published: Published, splits: Sequence[str]) -> str:
+    """Markdown: a row a method and setting, then those that were published."""
     pooled = {(p.method, p.setting, p.split): p for p in pool(records)}
     names = list(dict.fromkeys((method, setting) for method, setting, _ in pooled))
     header = ["Method", *splits, *(f"TFLOPs, {split}" for split in splits)]
@@ -32,19 +35,23 @@ def published_table(
         spent = ["–" if p is None else number(p.tflops_per_episode) for p in here]
         lines.append("| " + " | ".join([f"{method} `{setting}`", *success, *spent]) + " |")
     for name, figures in published.items():
-        cells = [f"{figure:g}%" for figure in figures] + ["not published"] * len(splits)
+        cells = [f"{figures[split]:g}%" if split in figures else "–" for split in splits]
+        cells += ["not published" if split in figures else "–" for split in splits]
         lines.append("| " + " | ".join([f"*{name}*", *cells]) + " |")
     return "\n".join(lines)
 
 
 def published_picture(
     records: Sequence[Record],
-    published: Mapping[str, Sequence[float]],
+    published: Published,
     splits: Sequence[str],
+    unit: str,
     path: Path,
 ) -> Path:
     """A wide PNG: success at each of the `splits`, beside what was published; success against compute
     at the last one.
+
+    unit: what splits tell apart
     """
     pooled = [p for p in pool(records) if p.split in splits]
     looks = _looks(list(dict.fromkeys((p.method, p.setting) for p in pooled)))
@@ -53,15 +60,15 @@ def published_picture(
     for axes in (left, right):
         dress(axes, 14)
         percent_axis(axes, 14)
-    _by_split(left, pooled, looks, splits)
+    _by_split(left, pooled, looks, splits, unit)
     for name, figures in published.items():
-        _published(left, name, figures)
+        _published(left, name, {splits.index(split): y for split, y in figures.items()})
     far = [p for p in pooled if p.split == splits[-1]]
     _by_compute(right, far, looks)
     title = {"fontsize": 15, "color": LIGHT["ink"], "loc": "left"}
     trials = span([p.episodes for p in pooled])
     left.set_title(f"{trials} trials a mark, with 95% exact intervals", **title)
-    right.set_title(f"goals {place(splits[-1])}, the farthest", **title)
+    right.set_title(f"{unit}: {splits[-1].replace('-', '–')}", **title)
     handles = [_handle(name, look, looks) for name, look in looks.items()]
     style = {"fontsize": 14, "frameon": False, "labelcolor": LIGHT["ink"]}
     made.legend(handles=handles, loc="outside lower center", ncols=len(handles), **style)
@@ -103,7 +110,11 @@ def _handle(name: Name, look: Series, looks: Mapping[Name, Series]) -> Line2D:
 
 
 def _by_split(
-    axes: Axes, pooled: Sequence[Pooled], looks: Mapping[Name, Series], splits: Sequence[str]
+    axes: Axes,
+    pooled: Sequence[Pooled],
+    looks: Mapping[Name, Series],
+    splits: Sequence[str],
+    unit: str,
 ) -> None:
     step = min(0.6 / len(looks), 0.14)
     for index, (name, look) in enumerate(looks.items()):
@@ -118,16 +129,17 @@ def _by_split(
     axes.tick_params(axis="x", length=0, labelcolor=LIGHT["ink"])
     axes.grid(False, axis="x")
     axes.set_xlim(-0.5, len(splits) - 0.6)
-    name_axes(axes, "path from start to goal, in cells", "goals reached", 14)
+    name_axes(axes, unit, "goals reached", 14)
 
 
-def _published(axes: Axes, name: str, figures: Sequence[float]) -> None:
-    """A dashed line, named beside the panel, where no mark is in the way."""
+def _published(axes: Axes, name: str, figures: Mapping[int, float]) -> None:
+    """A dashed line over splits, by their numbers, named at its end."""
     grey = LIGHT["soft"]
-    axes.plot(range(len(figures)), figures, "--", color=grey, linewidth=1.8, zorder=1)
+    (x, y), last = zip(*sorted(figures.items()), strict=True), max(figures)
+    x, y = ((last - 0.4, last + 0.4), (*y, *y)) if len(figures) == 1 else (x, y)
+    axes.plot(x, y, "--", color=grey, linewidth=1.8, zorder=1)
     style = {"color": grey, "fontsize": 13, "va": "center", "annotation_clip": False}
-    at = len(figures) - 0.55, figures[-1]
-    axes.annotate(name.replace(", ", ",\n"), at, **style)
+    axes.annotate(name.replace(", ", ",\n"), (last + 0.45, figures[last]), **style)
 
 
 def _by_compute(axes: Axes, pooled: Sequence[Pooled], looks: Mapping[Name, Series]) -> None:
