@@ -16,6 +16,7 @@ from echelon.bench.collapse import Collapse
 from echelon.bench.compare import Compare, Readme
 from echelon.bench.diverse_maze import DiverseMaze
 from echelon.bench.foreign import Foreign
+from echelon.bench.four_room import FourRoomDistractors
 from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
 from echelon.bench.resume import Resume
@@ -37,6 +38,7 @@ class Bench:
             | Annotated[Ablation, tyro.conf.subcommand("ablation")]
             | Annotated[Planning, tyro.conf.subcommand("planning")]
             | Annotated[DiverseMaze, tyro.conf.subcommand("diverse-maze")]
+            | Annotated[FourRoomDistractors, tyro.conf.subcommand("four-room")]
             | Annotated[Collapse, tyro.conf.subcommand("collapse")]
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Peers, tyro.conf.subcommand("peers")]

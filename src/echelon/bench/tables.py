@@ -8,6 +8,7 @@ from echelon.bench.ablation import Ablation
 from echelon.bench.compare import Compare
 from echelon.bench.diverse_maze import DiverseMaze
 from echelon.bench.foreign import Foreign
+from echelon.bench.four_room import FourRoomDistractors
 from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
 
@@ -16,6 +17,7 @@ PAGES = (
     Ablation().shows,
     Foreign().shows,
     DiverseMaze().shows,
+    FourRoomDistractors().shows,
     Planning().shows,
     Peers().shows,
 )

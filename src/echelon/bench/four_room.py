@@ -1,0 +1,71 @@
+"""H-JEPA's FourRoom Distractors: rooms to be crossed, whose doors may be closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from echelon.bench.benchmark import Benchmark, Run
+from echelon.bench.diverse_maze import DIVERSE_MAZE, methods
+from echelon.config import DistanceConfig, EncoderConfig, StageConfig
+from echelon.data.episodes import Episodes
+from echelon.envs import four_room
+from echelon.envs.four_room import SPLITS, FourRoomCollect, FourRoomTask
+from echelon.envs.task import Trial
+
+BUDGET = 210
+"""environment steps a trial, as H-JEPA's"""
+
+_FINE, _ABOVE = (
+    replace(level, distance=DistanceConfig(kind="paths", resolution=56, clearance=0))
+    for level in DIVERSE_MAZE.model.levels
+)
+
+
+def trials(mine: Benchmark, _: Episodes, each: int, seed: int) -> Sequence[Trial]:
+    """A split after the other, each trial with doors of its own."""
+    found = [four_room.make_trials(split, each, seed, "test") for split in mine.budgets]
+    return [trial for split in found for trial in split]
+
+
+FOUR_ROOM = Benchmark(
+    name="four-room",
+    task=FourRoomTask(),
+    budgets=dict.fromkeys(SPLITS, BUDGET),
+    unit="doors on the way",
+    published={
+        "LeWM, flat": {"2-doors": 40.7},
+        "H-JEPA, 3 levels": {"2-doors": 96.0},
+        "HWM-style, 3 levels": {"2-doors": 99.3},
+    },
+    collection=FourRoomCollect(episodes=300),
+    collect=four_room.collect,
+    model=replace(
+        DIVERSE_MAZE.model,
+        levels=(replace(_FINE, spacing=1.0), replace(_ABOVE, spacing=1.5)),
+        encoder=EncoderConfig(kind="keypoints", grid=14, apart=10),
+        image_size=56,
+    ),
+    train=replace(
+        DIVERSE_MAZE.train,
+        stages=(
+            StageConfig((), 600, 64, train_encoder=True, learning_rate=4e-3),
+            *DIVERSE_MAZE.train.stages[1:],
+        ),
+    ),
+    trials=trials,
+    methods=methods,
+)
+"""published: arXiv 2610.06805, 3 models and 50 tasks, each planned with under 100 TFLOPs; tasks cross
+two rooms"""
+
+
+class FourRoomDistractors(Run):
+    """H-JEPA's protocol: doors are closed with probability 0.5, and something teleports; goals behind
+    one, two and three doors.
+
+    Stopped at any moment, it goes on where it was. The call without --part writes the results.
+    """
+
+    benchmark: ClassVar[Benchmark] = FOUR_ROOM

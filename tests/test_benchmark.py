@@ -1,0 +1,107 @@
+"""Published benchmarks at a size that measures nothing: collected, trained, judged, written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from echelon import cli, experiment
+from echelon.bench.benchmark import Benchmark, Run, run
+from echelon.bench.diverse_maze import DIVERSE_MAZE, DiverseMaze, held_out_layouts
+from echelon.bench.four_room import FourRoomDistractors
+from echelon.collect import CollectConfig
+from echelon.config import EncoderConfig, StageConfig
+from echelon.envs.mazes import spread_trials
+from echelon.files import read_json
+from echelon.progress import Progress
+from echelon.records import load
+from echelon.report import read_section
+from echelon.types import EchelonError
+
+COLLECTION: CollectConfig = DIVERSE_MAZE.collection
+ALL = (DiverseMaze, FourRoomDistractors)
+
+
+def tiny(mine: Benchmark) -> Benchmark:
+    fine, above = mine.model.levels
+    small = {"width": 8, "glimpse": 3, "lift_width": 8}
+    levels = (replace(fine, **small, rollout=3), replace(above, **small, rollout=1))
+    stages = (StageConfig((), 2, 4, train_encoder=True), StageConfig((0, 1), 2, 4))
+    mazes = {"mazes": 2} if mine is DIVERSE_MAZE else {}
+    return replace(
+        mine,
+        budgets=dict.fromkeys(mine.budgets, 3),
+        collection=replace(mine.collection, episodes=4, steps=20, **mazes),
+        model=replace(
+            mine.model, levels=levels, encoder=EncoderConfig("keypoints", grid=8), bank_size=16
+        ),
+        train=replace(mine.train, stages=stages, held_out=0.5),
+    )
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("echelon.truth.BUDGET", 2)
+
+
+@pytest.mark.filterwarnings("ignore::echelon.EchelonWarning")
+@pytest.mark.parametrize("command", ALL, ids=[c.benchmark.name for c in ALL])
+def test_it_collects_trains_judges_and_writes_a_page(
+    command: type[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = command.benchmark
+    mine, name = tiny(whole), whole.name
+    page = tmp_path / f"{name}.md"
+    page.write_text(f"<!-- results:{name} -->\n<!-- /results:{name} -->\n")
+    asked = command((0,), trials=1, runs=tmp_path / "runs", out=tmp_path / "out", docs=tmp_path)
+    out = tmp_path / "out" / name
+    run(mine, asked, Progress(quiet=True))
+    records = load(out / "records.json")
+    methods = {(method.method, method.setting) for method in whole.methods(whole.model)}
+    assert {(r.method, r.setting) for r in records} == methods
+    assert {r.split for r in records} == set(whole.budgets)
+    (took,) = read_json(out / "seconds.json")
+    assert all(took[part] > 0 for part in ("collect", "train", "judge"))
+    assert page.with_suffix(".png").stat().st_size > 1000
+    text = read_section(page, name)
+    assert all(f"| *{theirs}* |" in text for theirs in whole.published)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("what is there is not done again")
+
+    monkeypatch.setattr(experiment, "run_trials", never)
+    run(replace(mine, collect=never), asked, Progress(quiet=True))
+    assert load(out / "records.json") == records
+    with pytest.raises(EchelonError, match="the trials of seed 0 are not those that this code"):
+        run(mine, replace(asked, trials=2), Progress(quiet=True))
+    with pytest.raises(EchelonError, match="trials: 0 measure nothing"):
+        run(mine, replace(asked, trials=0), Progress(quiet=True))
+
+
+@pytest.mark.parametrize("mine", [c.benchmark for c in ALL], ids=[c.benchmark.name for c in ALL])
+def test_what_was_published_is_of_splits_that_are_judged(mine: Benchmark) -> None:
+    assert all(set(figures) <= set(mine.budgets) for figures in mine.published.values())
+
+
+def test_held_out_layouts_are_other_ones_with_far_goals() -> None:
+    found = held_out_layouts(COLLECTION, 3)
+    known = {layout.tobytes() for layout in COLLECTION.layouts}
+    assert len({layout.tobytes() for layout in found} - known) == 3
+    for split in DIVERSE_MAZE.budgets:
+        assert len(spread_trials(found, 3, 0, "test", (split,))) == 3
+    with pytest.raises(EchelonError, match="fewer than 1 layouts of this size"):
+        held_out_layouts(replace(COLLECTION, maze_size=5), 1)
+
+
+def test_trials_are_held_as_episodes_are_collected() -> None:
+    assert DIVERSE_MAZE.task == replace(COLLECTION.task, radius=0.5)
+
+
+def test_a_page_that_cannot_be_written_is_told_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "diverse-maze"]) == 2
+    assert "docs/diverse-maze.md: cannot be read" in capsys.readouterr().err
