@@ -26,6 +26,7 @@ from echelon.evaluation import Method
 from echelon.presets import ALONG_PATHS, patiently, planner_for, with_cost
 from echelon.types import EchelonError
 
+SAME = "control:flat-same-cost"
 HELD_OUT = 20
 """layouts to be judged in"""
 HELD_OUT_SEED = 3001
@@ -69,13 +70,15 @@ def trials(mine: Benchmark, _: Episodes, each: int, seed: int) -> Sequence[Trial
 
 
 def methods(model: ModelConfig) -> list[Method]:
-    """Both levels, level 0 alone with the same cost at two budgets, and controls."""
+    """Two levels along shortest paths, one with the same cost at two budgets, one with the straight
+    line, which is the distance of its latents, and none.
+    """
     more = replace(ALONG_PATHS, candidates=4 * ALONG_PATHS.candidates)
     return [
         Method.of("paths", patiently(planner_for(model), model)),
-        Method.of("paths", with_cost(ALONG_PATHS.levels, "learned")),
-        Method.of("paths-more", with_cost(more.levels, "learned")),
-        Method("control:flat-straight", "straight", with_cost(ALONG_PATHS.levels, "latent")),
+        Method(SAME, "paths", with_cost(ALONG_PATHS.levels, "learned")),
+        Method(SAME, "paths-more", with_cost(more.levels, "learned")),
+        Method.of("straight", with_cost(ALONG_PATHS.levels, "latent")),
         Method("control:random", "uniform"),
     ]
 

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+from echelon.bench import diverse_maze
 from echelon.bench.benchmark import Benchmark, Run
-from echelon.bench.diverse_maze import DIVERSE_MAZE, methods
-from echelon.config import DistanceConfig, EncoderConfig, StageConfig
+from echelon.bench.diverse_maze import DIVERSE_MAZE
+from echelon.config import DistanceConfig, EncoderConfig, ModelConfig, StageConfig
 from echelon.data.episodes import Episodes
 from echelon.envs import four_room
 from echelon.envs.four_room import SPLITS, FourRoomCollect, FourRoomTask
 from echelon.envs.task import Trial
+from echelon.evaluation import Method
+from echelon.experiment import FLAT_CHEAP, FLAT_MORE
+from echelon.presets import with_cost
 
 BUDGET = 210
 """environment steps a trial, as H-JEPA's"""
@@ -27,6 +31,14 @@ def trials(mine: Benchmark, _: Episodes, each: int, seed: int) -> Sequence[Trial
     """A split after the other, each trial with doors of its own."""
     found = [four_room.make_trials(split, each, seed, "test") for split in mine.budgets]
     return [trial for split in found for trial in split]
+
+
+def methods(model: ModelConfig) -> list[Method]:
+    """As in the Diverse Maze; and one level with the distance of its latents where it looks as far as
+    a whole trial, at two budgets.
+    """
+    far = [Method.of(s.name, with_cost(s.levels, "latent")) for s in (FLAT_CHEAP, FLAT_MORE)]
+    return [*diverse_maze.methods(model), *far]
 
 
 FOUR_ROOM = Benchmark(
