@@ -70,8 +70,9 @@ def published_picture(
     left.set_title(f"{trials} trials a mark, with 95% exact intervals", **title)
     right.set_title(f"{unit}: {splits[-1].replace('-', '–')}", **title)
     handles = [_handle(name, look, looks) for name, look in looks.items()]
+    columns = len(handles) if len(handles) <= 5 else 4
     style = {"fontsize": 14, "frameon": False, "labelcolor": LIGHT["ink"]}
-    made.legend(handles=handles, loc="outside lower center", ncols=len(handles), **style)
+    made.legend(handles=handles, loc="outside lower center", ncols=columns, **style)
     made.get_layout_engine().set(w_pad=0.2, h_pad=0.12)
     made.savefig(path, dpi=110, metadata={"Software": None})
     return path
