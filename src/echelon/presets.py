@@ -95,14 +95,28 @@ def settings_of(
 
 
 def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[PlannerConfig, ...]:
-    """The same searches, but plans above level 0 are followed until they are used up or fail."""
+    """The same levels, but plans above level 0 are followed until they are used up or fail, and
+    searched for longer, which costs little where they are so few.
+    """
+    fine, *above = kept(levels, model, reached=0.6)
+    longer = {"candidates": 64, "iterations": 3, "elites": 6, "correlation": 0.6}
+    return (fine, *(replace(c, optimizer=replace(c.optimizer, **longer)) for c in above))
+
+
+def kept(
+    levels: Sequence[PlannerConfig], model: ModelConfig, reached: float
+) -> tuple[PlannerConfig, ...]:
+    """The same searches, but plans above level 0 are followed until they are used up or fail.
+
+    reached: see :class:`echelon.config.PlannerConfig`.
+    """
     fine, *above = levels
     durations = model.durations[1 : len(levels)]
-    kept = [
-        replace(level, replan=4 * duration, watchdog=0.5, reached=0.4)
+    followed = [
+        replace(level, replan=4 * duration, watchdog=0.5, reached=reached)
         for level, duration in zip(above, durations, strict=True)
     ]
-    return (fine, *kept)
+    return (fine, *followed)
 
 
 def with_cost(levels: Sequence[PlannerConfig], cost: CostKind) -> tuple[PlannerConfig, ...]:

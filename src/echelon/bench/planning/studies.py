@@ -234,13 +234,13 @@ def search(bed: Bed) -> None:
         "support-1": topped(base, support=1.0),
         "options-4": topped(base, options=4, reach=0.3),
         "lift": topped(base, hand_down="lift"),
-        "early-stop": _searched(base, iterations=4, agreement=0.3),
-        "no-early-stop": _searched(base, iterations=4),
+        "early-stop": _searched(base, iterations=6, agreement=0.3),
+        "no-early-stop": _searched(base, iterations=6),
         "white": _searched(base, correlation=0.0),
         "icem": _searched(base, kind="icem"),
         "mppi": _searched(base, kind="mppi"),
-        "gradient": _searched(base, kind="gradient", candidates=4, iterations=6),
-        "refine": _searched(base, kind="refine", candidates=24, iterations=1, steps=3),
+        "gradient": _searched(base, kind="gradient", candidates=8, elites=8, iterations=8),
+        "refine": _searched(base, kind="refine", candidates=96, iterations=1, steps=3),
     }
     for name, method in tried.items():
         bed.run("search", replace(method, setting=f"search-{name}"), bed.maze.far, bed.models.own)
