@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from echelon import cli, experiment
 from echelon.bench.benchmark import Benchmark, Run, run
@@ -78,6 +84,33 @@ def test_it_collects_trains_judges_and_writes_a_page(
         run(mine, replace(asked, trials=2), Progress(quiet=True))
     with pytest.raises(EchelonError, match="trials: 0 measure nothing"):
         run(mine, replace(asked, trials=0), Progress(quiet=True))
+
+
+@pytest.mark.filterwarnings("ignore::echelon.EchelonWarning")
+def test_the_task_that_the_docs_make_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "new-task.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    made: dict[str, Any] = {"__name__": "plane"}
+    sys.modules["plane"] = types.ModuleType("plane")  # dataclasses look their module up
+    exec(compile(code, "docs/new-task.md", "exec"), made)
+    mine: Benchmark = made["PLANE"]
+    check_env(made["Plane"](), skip_render_check=True)
+    small = replace(
+        mine,
+        budgets=dict.fromkeys(mine.budgets, 3),
+        collection=replace(mine.collection, episodes=4, steps=85),
+        model=replace(mine.model, bank_size=16),
+        train=replace(mine.train, held_out=0.5, stages=(StageConfig((0, 1), 2, 4, True),)),
+    )
+    for split, (low, high) in (("1-3", (1, 3)), ("4-6", (4, 6))):
+        found = [t for t in mine.trials(mine, None, 5, 0) if t.split == split]  # type: ignore[arg-type]
+        assert len(found) == 5
+        assert all(low <= np.linalg.norm(t.goal - t.start) <= high for t in found)
+    (tmp_path / "plane.md").write_text("<!-- results:plane -->\n<!-- /results:plane -->\n")
+    asked = made["PlaneBench"]((0,), 2, runs=tmp_path / "runs", out=tmp_path, docs=tmp_path)
+    run(small, asked, Progress(quiet=True))
+    methods = {(r.method, r.setting) for r in load(tmp_path / "plane" / "records.json")}
+    assert methods == {(m.method, m.setting) for m in mine.methods(mine.model)}
 
 
 @pytest.mark.parametrize("mine", [c.benchmark for c in ALL], ids=[c.benchmark.name for c in ALL])

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -39,6 +40,7 @@ SEARCH = OptimizerConfig(candidates=8, iterations=1, elites=2)
 FINE, COARSE = PlannerConfig(5, 2, SEARCH), PlannerConfig(2, 4, SEARCH)
 FLAT = Method("flat", "tiny", (FINE,))
 DEEP = Method("hierarchical", "tiny", (FINE, COARSE))
+PATIENT = Method("hierarchical", "patient", (FINE, replace(COARSE, watchdog=0.5, reached=0.6)))
 SAME_COST = Method("control:flat-same-cost", "tiny", (replace(FINE, cost="upper"),))
 RANDOM = Method("control:random", "uniform")
 QUIET = Progress(quiet=True)
@@ -207,6 +209,58 @@ def test_random_actions_use_no_predictor(model: Hierarchy, trials: list[Trial]) 
     assert out.calls.tolist() == out.macs.tolist() == [0, 0, 0]
     assert out.success[2]
     assert len({tuple(place) for place in out.paths[0]}) == BUDGET + 1
+
+
+class Deceived(gym.Wrapper[Any, Any, Any, Any]):
+    """The same world, in which nobody is told the truth; and what was done in it."""
+
+    def __init__(self, env: gym.Env[Any, Any], done: list[np.ndarray]) -> None:
+        super().__init__(env)
+        self.done = done
+
+    def reset(self, **options: Any) -> Any:
+        image, info = super().reset(**options)
+        return image, {"goal": info["goal"], "success": False, "state": np.full(4, 7.0)}
+
+    def step(self, action: Any) -> Any:
+        self.done.append(np.array(action))
+        image, *_ = super().step(action)
+        return image, 1e6, True, True, {"success": False, "state": np.full(4, 7.0)}
+
+
+@pytest.mark.parametrize(
+    "method", [FLAT, DEEP, PATIENT, SAME_COST], ids=lambda m: f"{m.method}-{m.setting}"
+)
+def test_nothing_is_done_for_what_only_judges_may_know(
+    model: Hierarchy, trials: list[Trial], method: Method
+) -> None:
+    """Neither success, state, reward nor an end."""
+    done: dict[bool, list[np.ndarray]] = {False: [], True: []}
+
+    class Told(MazeTask):
+        lies = False
+
+        def make(self, trial: Trial, image_size: int) -> Any:
+            env = super().make(trial, image_size)
+            if self.lies:
+                return Deceived(env, done[True])
+            step = env.step
+
+            def noted(action: Any) -> Any:
+                done[False].append(np.array(action))
+                return step(action)
+
+            env.step = noted  # type: ignore[method-assign]
+            return env
+
+    class Untold(Told):
+        lies = True
+
+    far = trials[:2]  # neither ends within the budget
+    for task in (Told(), Untold()):
+        run_trials(model, method, far, BUDGET, task, 0, QUIET)
+    assert len(done[True]) == len(done[False]) == BUDGET * len(far)
+    assert all(np.array_equal(a, b) for a, b in zip(*done.values(), strict=True))
 
 
 @pytest.mark.parametrize("method", [FLAT, DEEP, SAME_COST, RANDOM], ids=lambda m: m.method)
