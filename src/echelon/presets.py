@@ -13,11 +13,16 @@ CostKind: TypeAlias = Literal["latent", "upper", "learned", "graph"]
 
 
 def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
-    """What an agent plans with when it is told nothing: a short search at every level."""
-    if len(model.levels) == 1 and model.knows_floor:
-        return ALONG_PATHS.levels
+    """What an agent plans with when it is told nothing."""
     if len(model.levels) == 1:
-        return FlatSetting(horizon=200, candidates=16, minimum=1.0).levels
+        long = FlatSetting(horizon=200, candidates=16, minimum=1.0)
+        return (ALONG_PATHS if model.knows_floor else long).levels
+    levels = eagerly(model)
+    return patiently(levels, model) if model.knows_floor else levels
+
+
+def eagerly(model: ModelConfig) -> tuple[PlannerConfig, ...]:
+    """A short search at every level, made anew every other step."""
     fine = PlannerConfig(
         horizon=model.levels[1].stride,
         replan=2,
@@ -80,7 +85,7 @@ def settings_of(
         return {f"{name}-r{s.replan}": with_cost(s.levels, cost) for s in short}
     if cost == "latent" and any(level.latent == "own" for level in model.levels[1:depth]):
         return {}
-    fine, *above = with_cost(planner_for(model)[:depth], "latent")
+    fine, *above = with_cost(eagerly(model)[:depth], "latent")
     top = replace(above[-1], cost="latent" if cost == "upper" else cost)
     eager = [*above[:-1], top]
     _, *patient = patiently((fine, *eager), model)

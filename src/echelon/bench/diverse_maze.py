@@ -23,7 +23,7 @@ from echelon.envs.layouts import Layout
 from echelon.envs.mazes import MazeTask, spread_trials
 from echelon.envs.task import Trial
 from echelon.evaluation import Method
-from echelon.presets import ALONG_PATHS, patiently, planner_for, with_cost
+from echelon.presets import ALONG_PATHS, planner_for, with_cost
 from echelon.types import EchelonError
 
 SAME = "control:flat-same-cost"
@@ -75,7 +75,7 @@ def methods(model: ModelConfig) -> list[Method]:
     """
     more = replace(ALONG_PATHS, candidates=4 * ALONG_PATHS.candidates)
     return [
-        Method.of("paths", patiently(planner_for(model), model)),
+        Method.of("paths", planner_for(model)),
         Method(SAME, "paths", with_cost(ALONG_PATHS.levels, "learned")),
         Method(SAME, "paths-more", with_cost(more.levels, "learned")),
         Method.of("straight", with_cost(ALONG_PATHS.levels, "latent")),

@@ -32,7 +32,7 @@ from echelon.experiment import (
 from echelon.files import write_json
 from echelon.models.hierarchy import Hierarchy
 from echelon.on_top import on_top_of
-from echelon.presets import FlatSetting, patiently, planner_for
+from echelon.presets import FlatSetting, eagerly, patiently
 from echelon.progress import Progress
 from echelon.records import load, save
 from echelon.report import Page
@@ -189,7 +189,7 @@ def methods(model: Hierarchy) -> list[Method]:
     """The hierarchy, whose plans are kept or made anew at every turn, the flat model alone from equal
     compute up, and given the hierarchy's cost.
     """
-    eager = planner_for(model.config)
+    eager = eagerly(model.config)
     return [
         Method("hierarchical", "patient", patiently(eager, model.config)),
         Method("hierarchical", "default", eager),

@@ -12,7 +12,7 @@ from echelon import schema
 from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
 from echelon.demo import DemoConfig
 from echelon.experiment import SAME_COST
-from echelon.presets import kept, planner_for
+from echelon.presets import eagerly, kept, planner_for
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ PATIENT = tuple(
         what=what,
         base="patient-10",
         trained=variant.name,
-        planner=lambda model: kept(planner_for(model), model, reached=0.4),
+        planner=lambda model: kept(eagerly(model), model, reached=0.4),
     )
     for name, what, variant in (
         ("patient-10", "10, coarse plans followed until used up or missed", DEFAULT),
