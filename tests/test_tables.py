@@ -14,9 +14,9 @@ from echelon.bench.benchmark import PARTS
 from echelon.bench.diverse_maze import DIVERSE_MAZE
 from echelon.bench.tables import PAGES
 from echelon.files import write_rows
-from echelon.records import save
+from echelon.records import Record, save
 from echelon.report import Page, read_section, write_section
-from echelon.report.published import published_picture, published_table
+from echelon.report.published import overview, published_picture, published_table
 from echelon.types import EchelonError
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,9 @@ def test_the_command_makes_the_pages_of_the_records_alone(
     write_rows(out / "seconds.json", [dict.fromkeys(PARTS, 60.0)])
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", "tables"]) == 0
-    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+    readme = tmp_path / "README.md"
+    assert read_section(readme, "demo") == read_section(ROOT / "README.md", "demo")
+    assert "| Diverse Maze, 13-16 | 80% [71–87] · 0.500 |" in read_section(readme, "benchmarks")
     assert "Minutes a seed took" in read_section(Path("docs/diverse-maze.md"), "diverse-maze")
     assert Path("docs/diverse-maze.png").stat().st_size > 1000
     assert read_section(Path("docs/ablation.md"), "ablation") == ""  # no results, no table
@@ -114,3 +116,28 @@ def test_a_table_and_a_picture_beside_published_figures(tmp_path: Path) -> None:
     for some in (records, records[:-1], records[:1]):
         path = published_picture(some, published, splits, "cells", tmp_path / "picture.png")
         assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_overview_holds_the_same_cost_to_the_same_compute() -> None:
+    """The best control that is no dearer; where there is none, the cheapest."""
+
+    def tried(method: str, setting: str, successes: int, spent: float) -> Record:
+        return record(
+            method=method,
+            setting=setting,
+            split="9-12",
+            successes=successes,
+            tflops_per_episode=spent,
+        )
+
+    same = [tried("control:flat-same-cost", f"s{n}", n, spent) for n, spent in ((60, 1), (70, 2.1))]
+    records = [tried("hierarchical", "two", 90, 2.0), tried("flat", "long", 40, 30.0), *same]
+    text = overview({"Maze": ([*records, tried("control:flat-same-cost", "s95", 95, 3)], {})})
+    row = text.splitlines()[2]
+    assert row.startswith(
+        "| Maze, 9-12 | 90% [82–95] · 2.00 | 70% [60–79] · 2.10 | 40% [30–50] · 30.0 |"
+    )
+    assert row.endswith("| – |  |")
+    dearer = [records[0], tried("control:flat-same-cost", "s95", 95, 3)]
+    text = overview({"Maze": (dearer, {"Theirs": {"9-12": 12.5}, "Others": {"1-4": 3}})})
+    assert text.splitlines()[2].endswith("| 95% [89–98] · 3.00 | – | – | Theirs 12.5% |")

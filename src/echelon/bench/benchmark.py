@@ -37,6 +37,8 @@ class Benchmark:
     """A task as it is published, and what is collected and trained for it here."""
 
     name: str
+    title: str
+    """what people call it"""
     task: Task
     budgets: Mapping[str, int]
     """environment steps a trial, by split, from near to far"""

@@ -85,6 +85,7 @@ def methods(model: ModelConfig) -> list[Method]:
 
 DIVERSE_MAZE = Benchmark(
     name="diverse-maze",
+    title="Diverse Maze",
     task=MazeTask(radius=0.5),
     budgets={"5-8": 365, "9-12": 365, "13-16": 485},
     unit="path from start to goal, in cells",

@@ -43,6 +43,7 @@ def methods(model: ModelConfig) -> list[Method]:
 
 FOUR_ROOM = Benchmark(
     name="four-room",
+    title="Four rooms",
     task=FourRoomTask(),
     budgets=dict.fromkeys(SPLITS, BUDGET),
     unit="doors on the way",

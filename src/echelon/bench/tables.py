@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from echelon.bench.ablation import Ablation
 from echelon.bench.compare import Compare
@@ -11,13 +12,29 @@ from echelon.bench.foreign import Foreign
 from echelon.bench.four_room import FourRoomDistractors
 from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
+from echelon.records import load
+from echelon.report import Page
+from echelon.report.published import overview
+
+BENCHMARKS = (DiverseMaze(), FourRoomDistractors())
+
+
+def overview_of(results: Path) -> str:
+    """All published tasks that have records, in one table."""
+    found = {
+        run.benchmark.title: (load(path), run.benchmark.published)
+        for run in BENCHMARKS
+        if (path := results / run.benchmark.name / "records.json").exists()
+    }
+    return overview(found) if found else ""
+
 
 PAGES = (
     Compare().shows,
+    Page(Path("README.md"), Path("results"), {"benchmarks": overview_of}),
     Ablation().shows,
     Foreign().shows,
-    DiverseMaze().shows,
-    FourRoomDistractors().shows,
+    *(run.shows for run in BENCHMARKS),
     Planning().shows,
     Peers().shows,
 )
