@@ -51,8 +51,8 @@ def published_table(records: Sequence[Record], published: Published, splits: Seq
 
 def overview(tasks: Mapping[str, tuple[Sequence[Record], Published]]) -> str:
     """Markdown: every split of some tasks, by the title that each goes under, in a row."""
-    header = "| Goals | Hierarchical | Flat, same cost, equal compute | Flat, best | Random | Published |"
-    lines = [header, "|---|--:|--:|--:|--:|---|"]
+    header = ("Goals", "Hierarchical", "Flat, same cost, equal compute", "Flat, best", "Random")
+    lines = [f"| {' | '.join(header)} | Published |", "|---|--:|--:|--:|--:|---|"]
     for title, (records, published) in tasks.items():
         for c in compare(records):
             random = next((p for p in c.controls if p.method == f"{CONTROL}random"), None)
