@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,7 @@ def published_table(records: Sequence[Record], published: Published, splits: Seq
         lines.append("| " + " | ".join([f"{method} `{setting}`", *success, *spent]) + " |")
     for name, figures in published.items():
         cells = [f"{figures[split]:g}%" if split in figures else "–" for split in splits]
-        cells += ["not published" if split in figures else "–" for split in splits]
+        cells += ["–"] * len(splits)
         lines.append("| " + " | ".join([f"*{name}*", *cells]) + " |")
     return "\n".join(lines)
 
@@ -101,21 +102,28 @@ def published_picture(
         dress(axes, 14)
         percent_axis(axes, 14)
     _by_split(left, pooled, looks, splits, unit)
-    for name, figures in published.items():
-        _published(left, name, {splits.index(split): y for split, y in figures.items()})
+    by_number = {
+        name: {splits.index(split): y for split, y in figures.items()}
+        for name, figures in published.items()
+    }
+    _published(left, by_number)
     far = [p for p in pooled if p.split == splits[-1]]
     _by_compute(right, far, looks)
     title = {"fontsize": 15, "color": LIGHT["ink"], "loc": "left"}
     trials = span([p.episodes for p in pooled])
     left.set_title(f"{trials} trials a mark, with 95% exact intervals", **title)
-    right.set_title(f"{unit}: {splits[-1].replace('-', '–')}", **title)
+    right.set_title(f"{unit}: {_dashed(splits[-1])}", **title)
     handles = [_handle(name, look, looks) for name, look in looks.items()]
-    columns = len(handles) if len(handles) <= 5 else 4
+    columns = len(handles) if len(handles) <= 5 else 3
     style = {"fontsize": 14, "frameon": False, "labelcolor": LIGHT["ink"]}
     made.legend(handles=handles, loc="outside lower center", ncols=columns, **style)
     made.get_layout_engine().set(w_pad=0.2, h_pad=0.12)
     made.savefig(path, dpi=110, metadata={"Software": None})
     return path
+
+
+def _dashed(split: str) -> str:
+    return re.sub(r"(\d)-(\d)", r"\1–\2", split)
 
 
 def _looks(names: Sequence[Name]) -> dict[Name, Series]:
@@ -166,21 +174,27 @@ def _by_split(
         axes.plot(places, rates, color=LIGHT[look.colour], alpha=0.3, linewidth=1.6, zorder=2)
         for x, found in zip(places, own, strict=True):
             dot(axes, x, found, look, 10)
-    axes.set_xticks(range(len(splits)), [split.replace("-", "–") for split in splits])
+    axes.set_xticks(range(len(splits)), [_dashed(split) for split in splits])
     axes.tick_params(axis="x", length=0, labelcolor=LIGHT["ink"])
     axes.grid(False, axis="x")
     axes.set_xlim(-0.5, len(splits) - 0.6)
     name_axes(axes, unit, "goals reached", 14)
 
 
-def _published(axes: Axes, name: str, figures: Mapping[int, float]) -> None:
-    """A dashed line over splits, by their numbers, named at its end."""
-    grey = LIGHT["soft"]
-    (x, y), last = zip(*sorted(figures.items()), strict=True), max(figures)
-    x, y = ((last - 0.4, last + 0.4), (*y, *y)) if len(figures) == 1 else (x, y)
-    axes.plot(x, y, "--", color=grey, linewidth=1.8, zorder=1)
+def _published(axes: Axes, published: Mapping[str, Mapping[int, float]]) -> None:
+    """Dashed lines over splits, by their numbers, each named at its end; names keep apart."""
+    grey, room = LIGHT["soft"], 6.5
     style = {"color": grey, "fontsize": 13, "va": "center", "annotation_clip": False}
-    axes.annotate(name.replace(", ", ",\n"), (last + 0.45, figures[last]), **style)
+    free: dict[int, float] = {}
+    for name, figures in sorted(published.items(), key=lambda p: -p[1][max(p[1])]):
+        (x, y), last = zip(*sorted(figures.items()), strict=True), max(figures)
+        alone = len(figures) == 1
+        x, y = ((last - 0.4, last + 0.4), (*y, *y)) if alone else (x, y)
+        axes.plot(x, y, "--", color=grey, linewidth=1.8, zorder=1)
+        at = min(figures[last], free.get(last, 100 - room if alone else 100))
+        free[last] = at - room
+        text = name if alone else name.replace(", ", ",\n")
+        axes.annotate(text, (last + 0.45, at), **style)
 
 
 def _by_compute(axes: Axes, pooled: Sequence[Pooled], looks: Mapping[Name, Series]) -> None:
