@@ -271,5 +271,5 @@ def test_an_encoder_that_finds_nothing_by_itself_is_not_left_alone(tmp_path: Pat
         Trainer(episodes, model_config(1), train, tmp_path / "run")
     with pytest.raises(EchelonError, match="some levels, or the encoder"):
         StageConfig((), 2, 8)
-    with pytest.raises(EchelonError, match="weights, at least 0"):
+    with pytest.raises(EchelonError, match="shifting and apart are at least 0"):
         EncoderConfig("keypoints", shifting=-1.0)
