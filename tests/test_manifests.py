@@ -1,4 +1,4 @@
-"""Diverse maze's frozen trials: those that the code makes, in layouts that nothing is trained in."""
+"""Frozen trials: those that the code makes, and in layouts that nothing is trained in."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from echelon.bench.diverse_maze import DIVERSE_MAZE, HELD_OUT, held_out_layouts
+from echelon.bench.four_room import FOUR_ROOM
 from echelon.bench.manifests import digest, keep_to, manifest
 from echelon.collect import CollectConfig
+from echelon.envs import four_room
 from echelon.envs.layouts import Layout
 from echelon.envs.mazes import make_trials, spread_trials
 from echelon.envs.task import Trial
@@ -20,9 +22,8 @@ from echelon.files import read_json, write_json
 from echelon.types import EchelonError
 
 SEEDS = (0, 1, 2)
-KEPT: dict[str, Any] = read_json(
-    Path(__file__).parents[1] / "results" / "manifests" / "diverse-maze.json"
-)
+FOLDER = Path(__file__).parents[1] / "results" / "manifests"
+KEPT: dict[str, Any] = read_json(FOLDER / "diverse-maze.json")
 LAYOUTS: list[Layout] = [
     np.array([[cell == "#" for cell in row] for row in layout], np.int8)
     for layout in KEPT["layouts"]
@@ -44,6 +45,16 @@ def test_the_code_makes_exactly_these_trials() -> None:
     assert manifest(made) == KEPT
     assert KEPT["sha256"] == digest(KEPT)
     assert len(KEPT["trials"]) == 900
+
+
+def test_the_four_rooms_trials_are_those_that_the_code_makes() -> None:
+    kept: dict[str, Any] = read_json(FOLDER / "four-room.json")
+    made = {
+        seed: [t for s in FOUR_ROOM.budgets for t in four_room.make_trials(s, 100, seed, "test")]
+        for seed in SEEDS
+    }
+    assert manifest(made) == kept
+    assert len(kept["trials"]) == 900
 
 
 def test_nothing_is_trained_in_a_layout_of_trials() -> None:

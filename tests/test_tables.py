@@ -140,4 +140,5 @@ def test_an_overview_holds_the_same_cost_to_the_same_compute() -> None:
     assert row.endswith("| – |  |")
     dearer = [records[0], tried("control:flat-same-cost", "s95", 95, 3)]
     text = overview({"Maze": (dearer, {"Theirs": {"9-12": 12.5}, "Others": {"1-4": 3}})})
-    assert text.splitlines()[2].endswith("| 95% [89–98] · 3.00 | – | – | Theirs 12.5% |")
+    assert text.splitlines()[2].endswith("| 95% [89–98] · 3.00 \\* | – | – | Theirs 12.5% |")
+    assert text.splitlines()[-1].startswith("\\* no setting was as cheap")

@@ -43,6 +43,10 @@ class Comparison:
     def held_out(self) -> bool:
         return "held-out" in self.split
 
+    def of(self, method: str) -> list[Pooled]:
+        """All settings of a method."""
+        return [p for p in self.everything if p.method == method]
+
     @property
     def shown(self) -> tuple[tuple[str, Pooled], ...]:
         """What a plot by split shows, under the names of its legend."""
@@ -66,12 +70,7 @@ def _compare(split: str, everything: tuple[Pooled, ...]) -> Comparison:
     ours = [p for p in everything if p.method == HIERARCHICAL]
     flat = [p for p in everything if p.method == FLAT]
     main = next((p for p in ours if p.setting == "default"), ours[0] if ours else None)
-    limit = EQUAL_COMPUTE * main.tflops_per_episode if main else 0.0
-    cheap = [p for p in flat if p.tflops_per_episode <= limit]
-    dearer = bool(main and flat and not cheap)
-    equal = _most_successful(cheap) if main else None
-    if dearer:
-        equal = min(flat, key=lambda p: p.tflops_per_episode)
+    equal, dearer = at_equal_compute(main, flat)
     names = sorted({p.method for p in everything if p.method.startswith(CONTROL)}, key=method_key)
     controls = [_most_successful([p for p in everything if p.method == name]) for name in names]
     return Comparison(
@@ -83,6 +82,18 @@ def _compare(split: str, everything: tuple[Pooled, ...]) -> Comparison:
         controls=tuple(c for c in controls if c is not None),
         everything=everything,
     )
+
+
+def at_equal_compute(main: Pooled | None, choices: Sequence[Pooled]) -> tuple[Pooled | None, bool]:
+    """The most successful choice with at most 1.1 x the compute of `main`; where there is none, the
+    cheapest, and that it is dearer.
+    """
+    if main is None or not choices:
+        return None, False
+    limit = EQUAL_COMPUTE * main.tflops_per_episode
+    if cheap := [p for p in choices if p.tflops_per_episode <= limit]:
+        return _most_successful(cheap), False
+    return min(choices, key=lambda p: p.tflops_per_episode), True
 
 
 def _most_successful(choices: Sequence[Pooled]) -> Pooled | None:
@@ -112,6 +123,11 @@ def interval(pooled: Pooled) -> str:
     """The 95% interval of the success rate, in percent, as text."""
     low, high = clopper_pearson(pooled.successes, pooled.episodes)
     return f"{100 * low:.0f}–{100 * high:.0f}"
+
+
+def summed_up(pooled: Pooled) -> str:
+    """Success, its interval and TFLOPs, as a table's cell."""
+    return f"{percent(pooled)} [{interval(pooled)}] · {number(pooled.tflops_per_episode)}"
 
 
 def number(value: float) -> str:

@@ -13,13 +13,13 @@ from matplotlib.lines import Line2D
 
 from echelon.records import CONTROL, Pooled, Record, pool
 from echelon.report.compare import (
-    EQUAL_COMPUTE,
-    Comparison,
+    at_equal_compute,
     compare,
     interval,
     number,
     percent,
     span,
+    summed_up,
 )
 from echelon.report.plots import dot, percent_axis, tick
 from echelon.report.style import LIGHT, Axes, Figure, Series, dress, label, name_axes, series
@@ -56,30 +56,21 @@ def overview(tasks: Mapping[str, tuple[Sequence[Record], Published]]) -> str:
     lines = [f"| {' | '.join(header)} | Published |", "|---|--:|--:|--:|--:|---|"]
     for title, (records, published) in tasks.items():
         for c in compare(records):
-            random = next((p for p in c.controls if p.method == f"{CONTROL}random"), None)
-            chosen = (c.hierarchical, _same_cost(c), c.best, random)
+            same, dearer = at_equal_compute(c.hierarchical, c.of(f"{CONTROL}flat-same-cost"))
+            random = next(iter(c.of(f"{CONTROL}random")), None)
+            chosen = (c.hierarchical, same, c.best, random)
+            cells = ["–" if p is None else summed_up(p) for p in chosen]
+            cells[1] += " \\*" if dearer else ""
             theirs = [f"{n} {f[c.split]:g}%" for n, f in published.items() if c.split in f]
-            cells = ["–" if p is None else _cell(p) for p in chosen]
             lines.append(f"| {title}, {c.split} | {' | '.join(cells)} | {'; '.join(theirs)} |")
     trials = span([p.episodes for records, _ in tasks.values() for p in pool(records)])
     lines += [
         "",
         f"Success [95% exact interval] · TFLOPs per episode; {trials} paired trials a cell.",
     ]
+    if any(" \\* |" in line for line in lines):
+        lines.append("\\* no setting was as cheap as the hierarchy; this is the cheapest.")
     return "\n".join(lines)
-
-
-def _same_cost(found: Comparison) -> Pooled | None:
-    """Of flat settings with the hierarchy's cost, the best that is no dearer; else the cheapest."""
-    tried = [p for p in found.everything if p.method == f"{CONTROL}flat-same-cost"]
-    tried.sort(key=lambda p: p.tflops_per_episode)
-    limit = EQUAL_COMPUTE * (found.hierarchical.tflops_per_episode if found.hierarchical else 0.0)
-    equal = [p for p in tried if p.tflops_per_episode <= limit] or tried[:1]
-    return max(equal, key=lambda p: p.rate, default=None)
-
-
-def _cell(pooled: Pooled) -> str:
-    return f"{percent(pooled)} [{interval(pooled)}] · {number(pooled.tflops_per_episode)}"
 
 
 def published_picture(

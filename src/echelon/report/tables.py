@@ -14,6 +14,7 @@ from echelon.report.compare import (
     number,
     percent,
     span,
+    summed_up,
 )
 
 
@@ -45,11 +46,7 @@ def markdown_table(records: Sequence[Record]) -> str:
     comparisons = compare(records)
     names = _controls(comparisons)
     header = ["Goals", "Hierarchical", "Flat, equal compute", "Flat, best", *map(_control, names)]
-    rows = _rows(
-        comparisons,
-        lambda p: f"{percent(p)} [{interval(p)}] · {number(p.tflops_per_episode)}",
-        " \\*",
-    )
+    rows = _rows(comparisons, summed_up, " \\*")
     lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     shown = [pooled for c in comparisons for _, pooled in c.shown]
