@@ -17,12 +17,11 @@ def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     if len(model.levels) == 1:
         long = FlatSetting(horizon=200, candidates=16, minimum=1.0)
         return (ALONG_PATHS if model.knows_floor else long).levels
-    levels = eagerly(model)
-    return patiently(levels, model) if model.knows_floor else levels
+    return patiently(eagerly(model), model)
 
 
 def eagerly(model: ModelConfig) -> tuple[PlannerConfig, ...]:
-    """A short search at every level, made anew every other step."""
+    """A short search at every level of two or more, made anew every other step."""
     fine = PlannerConfig(
         horizon=model.levels[1].stride,
         replan=2,
@@ -103,22 +102,17 @@ def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[Plan
     """The same levels, but plans above level 0 are followed until they are used up or fail, and
     searched for longer, which costs little where they are so few.
     """
-    fine, *above = kept(levels, model, reached=0.6)
-    longer = {"candidates": 64, "iterations": 3, "elites": 6, "correlation": 0.6}
-    return (fine, *(replace(c, optimizer=replace(c.optimizer, **longer)) for c in above))
-
-
-def kept(
-    levels: Sequence[PlannerConfig], model: ModelConfig, reached: float
-) -> tuple[PlannerConfig, ...]:
-    """The same searches, but plans above level 0 are followed until they are used up or fail.
-
-    reached: see :class:`echelon.config.PlannerConfig`.
-    """
     fine, *above = levels
+    longer = {"candidates": 64, "iterations": 3, "elites": 6, "correlation": 0.6}
     durations = model.durations[1 : len(levels)]
     followed = [
-        replace(level, replan=4 * duration, watchdog=0.5, reached=reached)
+        replace(
+            level,
+            replan=4 * duration,
+            watchdog=0.5,
+            reached=0.6,
+            optimizer=replace(level.optimizer, **longer),
+        )
         for level, duration in zip(above, durations, strict=True)
     ]
     return (fine, *followed)

@@ -16,7 +16,7 @@ from echelon.demo import DemoConfig, device, seeded, trained
 from echelon.envs.mazes import BINS, make_trials
 from echelon.evaluation import Method
 from echelon.experiment import compare, flat_method, same_cost_method
-from echelon.presets import FlatSetting, planner_for
+from echelon.presets import FlatSetting, eagerly, planner_for
 from echelon.progress import Progress
 from echelon.records import Record, save
 
@@ -81,29 +81,32 @@ def hierarchy_grid(model: ModelConfig) -> list[Method]:
 
     variants: dict[str, tuple[PlannerConfig, ...]] = {
         "default": (fine, coarse),
+        "eager": eagerly(model),
         "coarse-h2": (fine, searched(coarse, horizon=2)),
         "coarse-h6": (fine, searched(coarse, horizon=6)),
-        "coarse-k16x2": (fine, searched(coarse, candidates=16, elites=2)),
-        "coarse-k32x1": (fine, searched(coarse, iterations=1)),
-        "coarse-k64x2": (fine, searched(coarse, candidates=64, elites=8)),
-        "coarse-k128x3": (fine, searched(coarse, candidates=128, iterations=3, elites=16)),
-        "coarse-r5": (fine, searched(coarse, replan=5)),
+        "coarse-k32x2": (fine, searched(coarse, candidates=32, iterations=2, elites=4)),
+        "coarse-k64x2": (fine, searched(coarse, iterations=2)),
+        "coarse-k128x3": (fine, searched(coarse, candidates=128, elites=12)),
         "coarse-m0": (fine, searched(coarse, minimum=0.0)),
         "coarse-m70": (fine, searched(coarse, minimum=0.7)),
         "coarse-c0": (fine, searched(coarse, correlation=0.0)),
-        "coarse-c60": (fine, searched(coarse, correlation=0.6)),
+        "coarse-c30": (fine, searched(coarse, correlation=0.3)),
+        "coarse-c90": (fine, searched(coarse, correlation=0.9)),
+        "reached-20": (fine, searched(coarse, reached=0.2)),
+        "reached-40": (fine, searched(coarse, reached=0.4)),
+        "reached-80": (fine, searched(coarse, reached=0.8)),
+        "watchdog-25": (fine, searched(coarse, watchdog=0.25)),
+        "watchdog-100": (fine, searched(coarse, watchdog=1.0)),
         "fine-k8x1": (searched(fine, candidates=8, elites=1), coarse),
         "fine-k16x2": (searched(fine, iterations=2), coarse),
         "fine-k32x2": (searched(fine, candidates=32, iterations=2, elites=4), coarse),
-        "fine-k64x2": (searched(fine, candidates=64, iterations=2, elites=8), coarse),
+        "fine-h6": (searched(fine, horizon=6), coarse),
         "fine-h15": (searched(fine, horizon=15), coarse),
         "fine-m30": (searched(fine, minimum=0.3), coarse),
+        "fine-r1": (searched(fine, replan=1), coarse),
+        "fine-r4": (searched(fine, replan=4), coarse),
+        "small": (searched(fine, horizon=6, replan=4, candidates=8, elites=1), coarse),
     }
-    for replan in (1, 3, 4):
-        variants[f"replan-{replan}"] = (
-            searched(fine, replan=replan),
-            searched(coarse, replan=replan),
-        )
     return [Method("hierarchical", name, levels) for name, levels in variants.items()]
 
 

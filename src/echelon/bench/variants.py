@@ -12,7 +12,14 @@ from echelon import schema
 from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
 from echelon.demo import DemoConfig
 from echelon.experiment import SAME_COST
-from echelon.presets import eagerly, kept, planner_for
+from echelon.presets import eagerly, planner_for
+
+
+def short_searches(model: ModelConfig) -> tuple[PlannerConfig, ...]:
+    """What parts are held against each other with: plans made anew every other step, since following
+    a plan hides what a coarse model gets wrong.
+    """
+    return planner_for(model) if len(model.levels) == 1 else eagerly(model)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Variant:
     """option to value, or to a function of the value it has"""
     base: str = "default"
     """variant that it is held against"""
-    planner: Callable[[ModelConfig], tuple[PlannerConfig, ...]] = planner_for
+    planner: Callable[[ModelConfig], tuple[PlannerConfig, ...]] = short_searches
     auto: bool = False
     """depth and strides as `echelon train --levels auto` chooses them"""
     trained: str = ""
@@ -76,7 +83,7 @@ PATIENT = tuple(
         what=what,
         base="patient-10",
         trained=variant.name,
-        planner=lambda model: kept(eagerly(model), model, reached=0.4),
+        planner=planner_for,
     )
     for name, what, variant in (
         ("patient-10", "10, coarse plans followed until used up or missed", DEFAULT),
