@@ -58,7 +58,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Ablation:
     root = tmp_path_factory.mktemp("ablation")
     page = root / "page.md"
     page.write_text("Before\n<!-- results:ablation -->\n<!-- /results:ablation -->\nafter\n")
-    asked = Ablation(("default", "staged"), (0,), 2, 0, 1, root / "runs", root / "out", page)
+    asked = Ablation(("default", "staged"), (0,), 2, 1, root / "runs", root / "out", page)
     run(asked, tiny(), QUIET)
     run(replace(asked, only=("quasimetric-flat",)), tiny(), QUIET)
     return asked
@@ -163,10 +163,6 @@ def test_running_again_trains_and_tries_nothing(
     before = (done.out / "models.json").read_bytes(), done.page.read_bytes()
     run(done, tiny(), QUIET)
     assert ((done.out / "models.json").read_bytes(), done.page.read_bytes()) == before
-    nowhere = done.out / "parts"
-    for part in range(2):
-        run(replace(done, part=part, parts=2, out=nowhere), tiny(), QUIET)
-    assert not nowhere.exists()
 
 
 def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:

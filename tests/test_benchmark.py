@@ -69,11 +69,17 @@ def test_it_collects_trains_judges_and_writes_a_page(
     methods = {(method.method, method.setting) for method in whole.methods(whole.model)}
     assert {(r.method, r.setting) for r in records} == methods
     assert {r.split for r in records} == set(whole.budgets)
-    (took,) = read_json(out / "seconds.json")
+    seconds = read_json(out / "seconds.json")
+    (took,) = seconds["seeds"]
     assert all(took[part] > 0 for part in ("collect", "train", "judge"))
+    assert seconds["jobs"] == 1
+    assert seconds["all"] > took["train"]
     assert page.with_suffix(".png").stat().st_size > 1000
     text = read_section(page, name)
     assert all(f"| *{theirs}* |" in text for theirs in whole.published)
+
+    run(mine, replace(asked, jobs=2), Progress(quiet=True))  # all of it crosses to other processes
+    assert load(out / "records.json") == records
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("what is there is not done again")

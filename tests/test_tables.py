@@ -13,7 +13,7 @@ from echelon import cli
 from echelon.bench.benchmark import PARTS
 from echelon.bench.diverse_maze import DIVERSE_MAZE
 from echelon.bench.tables import PAGES
-from echelon.files import write_rows
+from echelon.files import write_json
 from echelon.records import Record, save
 from echelon.report import Page, read_section, write_section
 from echelon.report.published import overview, published_picture, published_table
@@ -48,7 +48,7 @@ def test_the_command_makes_the_pages_of_the_records_alone(
     shutil.copytree(ROOT / "results" / "demo", tmp_path / "results" / "demo")
     out = tmp_path / "results" / "diverse-maze"
     save(out / "records.json", [record(split=split) for split in DIVERSE_MAZE.budgets])
-    write_rows(out / "seconds.json", [dict.fromkeys(PARTS, 60.0)])
+    write_json(out / "seconds.json", {"seeds": [dict.fromkeys(PARTS, 60.0)]})
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", "tables"]) == 0
     readme = tmp_path / "README.md"

@@ -1,7 +1,6 @@
 """The experiments behind every committed number. Slow; resumable; each writes records when it ends.
 
-``--part i --parts n`` runs a share of the methods, so that several processes can fill the same run
-folder; the records are written by a last call without them.
+``--jobs n`` does as many pieces of an experiment at a time, each in a process of its own.
 """
 
 from __future__ import annotations

@@ -10,12 +10,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from echelon.atlas import Atlas
+from echelon.bench.jobs import side_by_side
 from echelon.bench.variants import VARIANTS, Variant, configured
 from echelon.config import (
     DistanceConfig,
@@ -50,7 +53,7 @@ SPACING = 0.1
 class Ablation:
     """One part of the demo removed or replaced at a time, on far goals and in held-out layouts.
 
-    Stopped at any moment, it goes on where it was. The call without --part writes the results.
+    Stopped at any moment, it goes on where it was.
     """
 
     only: tuple[str, ...] = ()
@@ -58,8 +61,8 @@ class Ablation:
     seeds: tuple[int, ...] = (0, 1, 2)
     trials: int = 100
     """far ones in the layout trained in, and as many in all held-out layouts together"""
-    part: int = 0
-    parts: int = 1
+    jobs: int = 1
+    """seeds, and then variants, at a time"""
     runs: Path = Path("runs/bench")
     """its folders seed-0, seed-1, ... hold the episodes; they are collected where they are missing"""
     out: Path = Path("results/ablation")
@@ -85,22 +88,27 @@ def run(asked: Ablation, config: DemoConfig, progress: Progress) -> None:
         raise EchelonError(f"trials: {asked.trials} are too few for the held-out layouts")
     layout_trials = asked.trials // max(1, config.held_out_layouts)
     config = replace(config, trials=asked.trials, layout_trials=layout_trials)
-    jobs = [(seed, variant) for seed in asked.seeds for variant in chosen][
-        asked.part :: asked.parts
-    ]
-    records: list[Record] = []
-    figures: list[dict[str, Any]] = []
-    for seed in dict.fromkeys(seed for seed, _ in jobs):
-        here, folder = seeded(config, seed), asked.runs / f"seed-{seed}"
-        with alone(folder):
-            episodes = collected(here.collect, folder, progress)
-        for variant in (v for s, v in jobs if s == seed):
-            progress.say(f"seed {seed}, {variant.name}: {variant.part}, {variant.what}")
-            found, figure = measured(variant, here, episodes, folder / "ablation", progress)
-            records += found.records
-            figures.append(figure)
-    if asked.parts == 1:
-        _write(asked, records, figures)
+    side_by_side(partial(_collect, asked, config), asked.seeds, asked.jobs, "collect", progress)
+    pieces = list(product(asked.seeds, [variant.name for variant in chosen]))
+    found = side_by_side(partial(_measure, asked, config), pieces, asked.jobs, "ablate", progress)
+    records = [record for results, _ in found for record in results.records]
+    _write(asked, records, [figures for _, figures in found])
+
+
+def _collect(asked: Ablation, config: DemoConfig, seed: int, progress: Progress) -> None:
+    collected(seeded(config, seed).collect, asked.runs / f"seed-{seed}", progress)
+
+
+def _measure(
+    asked: Ablation, config: DemoConfig, piece: tuple[int, str], progress: Progress
+) -> tuple[Results, dict[str, Any]]:
+    """The variant of a name and a seed."""
+    seed, name = piece
+    variant = next(variant for variant in VARIANTS if variant.name == name)
+    progress.say(f"seed {seed}, {name}: {variant.part}, {variant.what}")
+    folder = asked.runs / f"seed-{seed}"
+    episodes = Episodes.open(folder / "episodes.h5")
+    return measured(variant, seeded(config, seed), episodes, folder / "ablation", progress)
 
 
 def split(model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig, TrainConfig]:

@@ -1,4 +1,4 @@
-"""A published task from nothing to a page: collect, train and judge, a seed after the other.
+"""A published task from nothing to a page: collect, train and judge, for every seed.
 
 A new one is one file: a :class:`Benchmark`, and a command that names it.
 """
@@ -9,9 +9,13 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
+from echelon import checkpoint
+from echelon.bench.jobs import side_by_side
 from echelon.bench.manifests import keep_to
 from echelon.config import ModelConfig, TrainConfig
 from echelon.data.episodes import Episodes
@@ -59,18 +63,15 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Run:
-    """A benchmark's command. Stopped at any moment, it goes on where it was; the call without --part
-    writes the results.
-    """
+    """A benchmark's command. Stopped at any moment, it goes on where it was."""
 
     benchmark: ClassVar[Benchmark]
 
     seeds: tuple[int, ...] = (0, 1, 2)
     trials: int = 100
     """of each split"""
-    part: int = 0
-    """of the seeds, from 0"""
-    parts: int = 1
+    jobs: int = 1
+    """seeds, and then methods, at a time"""
     runs: Path = Path("runs/bench")
     """a folder for each benchmark, and in it one for each seed"""
     out: Path = Path("results")
@@ -103,24 +104,32 @@ def run(mine: Benchmark, asked: Run, progress: Progress) -> None:
     if asked.trials < 1:
         raise EchelonError(f"trials: {asked.trials} measure nothing; use at least 1")
     asked.shows.check()  # a page that cannot be written is told now
+    pieces = list(product(asked.seeds, mine.budgets, mine.methods(mine.model)))
+    whole = asked.runs / mine.name / SECONDS
+    with clocked(whole, "all"):
+        side_by_side(partial(train, mine, asked), asked.seeds, asked.jobs, "train", progress)
+        side_by_side(partial(judge, mine, asked), pieces, asked.jobs, "judge", progress)
     everything, seconds = Results(), list[Mapping[str, float]]()
-    for seed in asked.seeds[asked.part :: asked.parts]:
-        folder = asked.runs / mine.name / f"seed-{seed}"
-        everything.add(judged(mine, asked, seed, folder, progress))
-        seconds.append({"seed": seed, **read_json(folder / SECONDS)})
-    if asked.parts > 1:
-        return
+    for seed in asked.seeds:
+        for split in mine.budgets:
+            everything.add(judged(mine, asked, seed, split, mine.methods(mine.model), progress))
+        seconds.append({"seed": seed, **read_json(_folder(mine, asked, seed) / SECONDS)})
     out = asked.out / mine.name
     save(out / "records.json", everything.records)
     write_json(out / "paired.json", tested(everything.pairs))
-    write_json(out / SECONDS, seconds)
+    write_json(out / SECONDS, {"seeds": seconds, "jobs": asked.jobs, **read_json(whole)})
     asked.shows.write()
 
 
-def judged(mine: Benchmark, asked: Run, seed: int, folder: Path, progress: Progress) -> Results:
-    """What every method of a seed's model reaches."""
+def _folder(mine: Benchmark, asked: Run, seed: int) -> Path:
+    return asked.runs / mine.name / f"seed-{seed}"
+
+
+def train(mine: Benchmark, asked: Run, seed: int, progress: Progress) -> None:
+    """A seed's episodes and model, where they are not there yet; its trials are frozen in between."""
+    folder = _folder(mine, asked, seed)
+    data = folder / "episodes.h5"
     with alone(folder):
-        data = folder / "episodes.h5"
         with clocked(folder / SECONDS, "collect"):
             if not data.exists():
                 mine.collect(replace(mine.collection, seed=seed), data, progress)
@@ -129,38 +138,67 @@ def judged(mine: Benchmark, asked: Run, seed: int, folder: Path, progress: Progr
         with alone(folder.parent):
             keep_to(asked.out / "manifests" / f"{mine.name}.json", seed, trials)
         with clocked(folder / SECONDS, "train"):
-            train, truth = replace(mine.train, seed=seed), MazeTruth.of(episodes)
-            trainer = Trainer(episodes, mine.model, train, folder, truth)
-            model = trainer.run(progress).to(device())
-        methods, found = mine.methods(mine.model), Results()
-        for split, budget in mine.budgets.items():
-            here = [trial for trial in trials if trial.split == split]
-            where, known = folder / "outcomes" / split, (mine.task, seed, trainer.identity)
-            with clocked(folder / SECONDS, "judge"):
-                found.add(
-                    compare(where, model, methods, here, budget, *known, progress, located=False)
-                )
-    return found
+            options, truth = replace(mine.train, seed=seed), MazeTruth.of(episodes)
+            Trainer(episodes, mine.model, options, folder, truth).run(progress)
+
+
+def judge(mine: Benchmark, asked: Run, piece: tuple[int, str, Method], progress: Progress) -> None:
+    """What one method of a seed's model reaches on one split."""
+    seed, split, method = piece
+    judged(mine, asked, seed, split, [method], progress)
+
+
+def judged(
+    mine: Benchmark,
+    asked: Run,
+    seed: int,
+    split: str,
+    methods: Sequence[Method],
+    progress: Progress,
+) -> Results:
+    """What methods reach on one split, run where that is not known yet."""
+    folder = _folder(mine, asked, seed)
+    path, episodes = folder / "checkpoint.safetensors", Episodes.open(folder / "episodes.h5")
+    trials = mine.trials(mine, episodes, asked.trials, seed)
+    model = checkpoint.load_model(path, device())
+    identity = checkpoint.describe(path)["about"]["data"]
+    with clocked(folder / SECONDS, "judge"):
+        return compare(
+            folder / "outcomes" / split,
+            model,
+            methods,
+            [trial for trial in trials if trial.split == split],
+            mine.budgets[split],
+            mine.task,
+            seed,
+            identity,
+            progress,
+            located=False,
+        )
 
 
 @contextmanager
 def clocked(path: Path, part: str) -> Generator[None]:
-    """Adds the seconds that a part takes to those it has taken before it was stopped."""
-    start, known = time.monotonic(), dict[str, float](read_json(path) if path.exists() else {})
+    """Adds the seconds that a part takes to those that it took before, or takes in other processes."""
+    start = time.monotonic()
     try:
         yield
     finally:
-        known[part] = round(known.get(part, 0) + time.monotonic() - start, 1)
-        write_json(path, known)
+        took = time.monotonic() - start
+        with alone(path.with_suffix("")):
+            known = dict[str, float](read_json(path) if path.exists() else {})
+            write_json(path, known | {part: round(known.get(part, 0) + took, 1)})
 
 
 def _table(mine: Benchmark, out: Path) -> str:
     """The page's table, beside what was published, and how long it took; empty without records."""
     if not (out / "records.json").exists():
         return ""
-    seconds: list[Mapping[str, float]] = read_json(out / SECONDS)
-    parts = [f"{part} {max(s[part] for s in seconds) / 60:.0f}" for part in PARTS]
-    return (
-        published_table(load(out / "records.json"), mine.published, tuple(mine.budgets))
-        + f"\n\nMinutes a seed took from nothing, the longest of {len(seconds)}: {', '.join(parts)}."
-    )
+    took = read_json(out / SECONDS)
+    seeds: list[Mapping[str, float]] = took["seeds"]
+    parts = [f"{part} {max(s[part] for s in seeds) / 60:.0f}" for part in PARTS]
+    words = f"Minutes a seed took from nothing, the longest of {len(seeds)}: {', '.join(parts)}."
+    if "all" in took:
+        words += f" All of them, with `--jobs {took['jobs']}`: {took['all'] / 60:.0f}."
+    table = published_table(load(out / "records.json"), mine.published, tuple(mine.budgets))
+    return f"{table}\n\n{words}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from echelon import checkpoint
+from echelon.bench.jobs import side_by_side
 from echelon.bench.tune import flat_grid, frontier, same_cost_grid
 from echelon.demo import DemoConfig, device, evaluate, seeded, trained
+from echelon.evaluation import Method
 from echelon.experiment import (
     Results,
     demo_methods,
@@ -34,8 +38,8 @@ class Compare:
     """in each distance bin"""
     layout_trials: int = 25
     """on each held-out layout"""
-    part: int = 0
-    parts: int = 1
+    jobs: int = 1
+    """seeds, and then methods, at a time"""
     runs: Path = Path("runs/bench")
     out: Path = Path("results/demo")
     page: Path = Path("README.md")
@@ -49,20 +53,32 @@ class Compare:
         controls = [flat_method(s) for s in flat_grid() if s.name in flat]
         controls += [same_cost_method(s) for s in same_cost_grid() if s.name in same]
         everything = Results()
+        methods = list(dict.fromkeys(demo_methods(DemoConfig().model) + controls))
+        side_by_side(self._train, self.seeds, self.jobs, "train", progress)
+        side_by_side(self._judge, list(product(self.seeds, methods)), self.jobs, "judge", progress)
         for seed in self.seeds:
-            config = replace(
-                seeded(DemoConfig(), seed), trials=self.trials, layout_trials=self.layout_trials
-            )
-            path, data = trained(config, self.runs, progress)
-            model = checkpoint.load_model(path, device())
-            methods = list(dict.fromkeys(demo_methods(config.model) + controls))
-            mine = methods[self.part :: self.parts]
-            found = evaluate(config, path.parent, model, mine, data, progress)
+            found = self._judged(seed, methods, progress)
             everything.add(found)
-            if self.parts == 1:
-                write_results(path.parent, found)
-        if self.parts == 1:
-            self._write(everything)
+            write_results(self.runs / f"seed-{seed}", found)
+        self._write(everything)
+
+    def _config(self, seed: int) -> DemoConfig:
+        whole = seeded(DemoConfig(), seed)
+        return replace(whole, trials=self.trials, layout_trials=self.layout_trials)
+
+    def _train(self, seed: int, progress: Progress) -> None:
+        trained(self._config(seed), self.runs, progress)
+
+    def _judge(self, piece: tuple[int, Method], progress: Progress) -> None:
+        seed, method = piece
+        self._judged(seed, [method], progress)
+
+    def _judged(self, seed: int, methods: Sequence[Method], progress: Progress) -> Results:
+        """What methods reach with a seed's model, run where that is not known yet."""
+        config = self._config(seed)
+        path, data = trained(config, self.runs, progress)
+        model = checkpoint.load_model(path, device())
+        return evaluate(config, path.parent, model, methods, data, progress)
 
     @property
     def shows(self) -> Page:

@@ -136,7 +136,7 @@ DIVERSE_MAZE = Benchmark(
 class DiverseMaze(Run):
     """HWM's protocol: 25 layouts to train on, 20 others to be judged in, goals at three distances.
 
-    Stopped at any moment, it goes on where it was. The call without --part writes the results.
+    Stopped at any moment, it goes on where it was.
     """
 
     benchmark: ClassVar[Benchmark] = DIVERSE_MAZE

@@ -11,6 +11,7 @@ import torch
 
 from echelon import checkpoint
 from echelon.bench.flat_model import WINDOW, FlatModel, train_flat
+from echelon.bench.jobs import side_by_side
 from echelon.config import StageConfig
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
@@ -59,8 +60,7 @@ FLAT = (
 class Foreign:
     """A small LeWM alone, and with upper levels on top of it, both frozen: paired trials, far goals.
 
-    Writes records.json, paired.json and models.json, and a run folder a seed. Several processes may
-    take some seeds each; the numbers of all are then written by a last call with all of them.
+    Writes records.json, paired.json and models.json, and a run folder a seed.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -74,6 +74,8 @@ class Foreign:
     """of the flat model's training"""
     steps: int = 3000
     """of the upper levels' training"""
+    jobs: int = 1
+    """seeds at a time"""
     data: Path = Path("runs/bench")
     """where the demo's episodes lie, or are put"""
     runs: Path = Path("runs/bench/foreign")
@@ -87,24 +89,27 @@ class Foreign:
 
     def __call__(self) -> None:
         self.shows.check()  # a page that cannot be written is told now
-        progress = Progress()
-        everything, figures = Results(), list[dict[str, Any]]()
-        for seed in self.seeds:
-            config = seeded(DemoConfig(), seed)
-            config = replace(config, collect=replace(config.collect, episodes=self.episodes))
-            folder = self.runs / f"seed-{seed}"
-            episodes = collected(config.collect, self.data / f"seed-{seed}", progress)
-            flat, errors = self._flat(folder / "flat.safetensors", episodes, config, progress)
-            model = self._on_top(flat, folder, episodes, config, progress).to(device())
-            found = self._compare(model, flat, folder, episodes, config, progress)
-            write_results(folder, found)
-            everything.add(found)
-            figures.append(_figures(model, episodes, config) | {"seed": seed, "errors": errors})
+        found = side_by_side(self._seed, self.seeds, self.jobs, "seeds", Progress())
+        everything = Results()
+        for results, _ in found:
+            everything.add(results)
         save(self.out / "records.json", everything.records)
         write_json(self.out / "paired.json", tested(everything.pairs))
-        write_json(self.out / "models.json", figures)
+        write_json(self.out / "models.json", [figures for _, figures in found])
         write_results(self.runs / "all", everything)
         self.shows.write()
+
+    def _seed(self, seed: int, progress: Progress) -> tuple[Results, dict[str, Any]]:
+        """Both models of a seed, what they reach, and figures of them."""
+        config = seeded(DemoConfig(), seed)
+        config = replace(config, collect=replace(config.collect, episodes=self.episodes))
+        folder = self.runs / f"seed-{seed}"
+        episodes = collected(config.collect, self.data / f"seed-{seed}", progress)
+        flat, errors = self._flat(folder / "flat.safetensors", episodes, config, progress)
+        model = self._on_top(flat, folder, episodes, config, progress).to(device())
+        found = self._compare(model, flat, folder, episodes, config, progress)
+        write_results(folder, found)
+        return found, _figures(model, episodes, config) | {"seed": seed, "errors": errors}
 
     def _flat(
         self, path: Path, episodes: Episodes, config: DemoConfig, progress: Progress

@@ -78,7 +78,7 @@ class FourRoomDistractors(Run):
     """H-JEPA's protocol: doors are closed with probability 0.5, and something teleports; goals behind
     one, two and three doors.
 
-    Stopped at any moment, it goes on where it was. The call without --part writes the results.
+    Stopped at any moment, it goes on where it was.
     """
 
     benchmark: ClassVar[Benchmark] = FOUR_ROOM

@@ -8,17 +8,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from echelon import checkpoint
+from echelon.bench.jobs import side_by_side
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
 from echelon.demo import DemoConfig, device, seeded, trained
 from echelon.envs.mazes import BINS, make_trials
 from echelon.evaluation import Method
-from echelon.experiment import compare, flat_method, same_cost_method
+from echelon.experiment import Results, compare, flat_method, same_cost_method
 from echelon.presets import FlatSetting, eagerly, planner_for
 from echelon.progress import Progress
-from echelon.records import Record, save
+from echelon.records import Record, load, save
 
 DEAREST = 16.0
 """times the hierarchy's compute that flat planning is tested up to"""
@@ -136,38 +137,50 @@ def frontier(records: Sequence[Record], method: str) -> list[str]:
 class Tune:
     """Tune flat and hierarchical planning on trials of their own; writes tuning.json."""
 
+    only: tuple[Literal["hierarchical", "flat", "control:flat-same-cost"], ...] = ()
+    """tune these, and keep what is known of the others; none tunes all"""
     seed: int = 0
     """of the model"""
     trials: int = 50
     """in each distance bin"""
     budget: int = 500
-    part: int = 0
-    parts: int = 1
+    jobs: int = 1
+    """methods at a time"""
     runs: Path = Path("runs/bench")
     out: Path = Path("results/demo")
 
     def __call__(self) -> None:
-        progress = Progress()
+        progress, model = Progress(), DemoConfig().model
+        methods = [flat_method(s) for s in flat_grid()] + hierarchy_grid(model)
+        methods += [same_cost_method(s) for s in same_cost_grid()]
+        methods = [m for m in methods if not self.only or m.method in self.only]
+        trained(seeded(DemoConfig(), self.seed), self.runs, progress)
+        side_by_side(self._judge, methods, self.jobs, "tune", progress)
+        found = [
+            replace(r, task="point-maze-tuning") for r in self._judged(methods, progress).records
+        ]
+        path = self.out / "tuning.json"
+        if self.only:
+            found += [r for r in load(path) if r.method not in self.only]
+        save(path, found)
+        for method in ("flat", "control:flat-same-cost"):
+            print(method, *frontier(found, method))
+
+    def _judge(self, method: Method, progress: Progress) -> None:
+        self._judged([method], progress)
+
+    def _judged(self, methods: Sequence[Method], progress: Progress) -> Results:
+        """What methods reach, run where that is not known yet."""
         config = seeded(DemoConfig(), self.seed)
         path, data = trained(config, self.runs, progress)
-        model = checkpoint.load_model(path, device())
-        trials = make_trials(config.collect.layout, self.trials, self.seed, "tune", BINS)
-        methods = [flat_method(s) for s in flat_grid()] + hierarchy_grid(config.model)
-        methods += [same_cost_method(s) for s in same_cost_grid()]
-        folder = path.parent / "outcomes" / "tune"
-        found = compare(
-            folder,
-            model,
-            methods[self.part :: self.parts],
-            trials,
+        return compare(
+            path.parent / "outcomes" / "tune",
+            checkpoint.load_model(path, device()),
+            methods,
+            make_trials(config.collect.layout, self.trials, self.seed, "tune", BINS),
             self.budget,
             config.collect.task,
             self.seed,
             data,
             progress,
         )
-        if self.parts == 1:
-            renamed = [replace(record, task="point-maze-tuning") for record in found.records]
-            save(self.out / "tuning.json", renamed)
-            for method in ("flat", "control:flat-same-cost"):
-                print(method, *frontier(found.records, method))

@@ -105,11 +105,19 @@ def _joined(layout: Layout) -> bool:
 
 def between(layout: Layout) -> NDArray[np.int64]:
     """``[N, N]`` cells from each free cell to each other, in the order of `free_cells`; -1 where there
-    is no way.
+    is no way. Not to be written to.
     """
-    cells = free_cells(layout)
-    ways = [distances(layout, (int(row), int(column))) for row, column in cells]
-    return np.stack(ways)[:, cells[:, 0], cells[:, 1]]
+    return _between(layout.astype(np.int8).tobytes(), layout.shape)
+
+
+@functools.lru_cache(256)
+def _between(cells: bytes, shape: tuple[int, int]) -> NDArray[np.int64]:
+    layout = np.frombuffer(cells, np.int8).reshape(shape)
+    free = free_cells(layout)
+    ways = [distances(layout, (int(row), int(column))) for row, column in free]
+    found = np.stack(ways)[:, free[:, 0], free[:, 1]]
+    found.setflags(write=False)
+    return found
 
 
 def free_cells(layout: Layout) -> NDArray[np.int64]:

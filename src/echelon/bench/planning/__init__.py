@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from echelon.bench.planning.mazes import MAZES, train
+from echelon.bench.jobs import side_by_side
+from echelon.bench.planning.mazes import MAZES, Maze, train
 from echelon.bench.planning.studies import STUDIES, Bed
 from echelon.evaluation import command, commit
 from echelon.files import alone, read_json, write_rows
@@ -32,6 +34,8 @@ class Planning:
     studies: tuple[str, ...] = tuple(STUDIES)
     trials: int = 100
     """of each split"""
+    jobs: int = 1
+    """models, and then studies, at a time"""
     runs: Path = Path("runs/bench/planning")
     out: Path = Path("results/planning")
     page: Path = Path("docs/planning.md")
@@ -48,17 +52,22 @@ class Planning:
         self.shows.check()  # a page that cannot be written is told now
         if self.trials < 2:
             raise EchelonError(f"trials: {self.trials} are too few for the held-out layouts; use 2")
-        for seed in self.seeds:
-            for maze in (maze for maze in MAZES if maze.name in self.mazes):
-                models = train(maze, seed, self.runs, progress)
-                folder = self.runs / maze.name / f"seed-{seed}"
-                for name in self.studies:
-                    progress.say(f"{maze.name}, seed {seed}: {name}")
-                    bed = Bed(maze, seed, models, folder, self.trials, progress)
-                    STUDIES[name](bed)
-                    with alone(self.runs):
-                        add(self.out, name, bed)
-                        self.shows.write()
+        beds = [(maze, seed) for seed in self.seeds for maze in MAZES if maze.name in self.mazes]
+        side_by_side(self._train, beds, self.jobs, "train", progress)
+        side_by_side(self._study, list(product(beds, self.studies)), self.jobs, "study", progress)
+
+    def _train(self, bed: tuple[Maze, int], progress: Progress) -> None:
+        train(*bed, self.runs, progress)
+
+    def _study(self, piece: tuple[tuple[Maze, int], str], progress: Progress) -> None:
+        (maze, seed), name = piece
+        progress.say(f"{maze.name}, seed {seed}: {name}")
+        models = train(maze, seed, self.runs, progress)
+        bed = Bed(maze, seed, models, self.runs / maze.name / f"seed-{seed}", self.trials, progress)
+        STUDIES[name](bed)
+        with alone(self.runs):
+            add(self.out, name, bed)
+            self.shows.write()
 
     @property
     def shows(self) -> Page:

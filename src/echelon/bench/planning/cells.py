@@ -18,7 +18,7 @@ from echelon.diagnostics import sign_agreement
 from echelon.envs.mazes import make_trials
 from echelon.envs.task import Trial
 from echelon.evaluation import Method, Outcome, run_trials
-from echelon.files import read_json, write_json
+from echelon.files import alone, read_json, write_json
 from echelon.models.hierarchy import Hierarchy
 from echelon.presets import CostKind, settings_for, settings_of
 from echelon.progress import Progress
@@ -70,23 +70,28 @@ def choose(
     cell: Cell, maze: Maze, models: Models, seed: int, path: Path, shown: Progress
 ) -> Method:
     """The planner of a cell, chosen once and kept in a file with the race that it won."""
-    if not path.exists():
-        trials = make_trials(maze.layout, TUNING, seed, "tune", (maze.far,))
-        order = np.random.default_rng(seed).permutation(len(trials))
-        model = cell.model(models)
-
-        def tried(method: Method, some: Sequence[Trial]) -> Outcome:
-            return run_trials(model, method, some, maze.config.budget, maze.task, 0, shown)
-
-        methods = [Method.of(name, levels) for name, levels in cell.settings(models).items()]
-        choice = race(methods, [trials[i] for i in order], tried, ASKED)
-        shown.say(f"{cell.name}: {choice.in_words()}")
-        write_json(path, raced(choice))
+    with alone(path.with_suffix("")):
+        if not path.exists():
+            choice = _race(cell, maze, models, seed, shown)
+            shown.say(f"{cell.name}: {choice.in_words()}")
+            write_json(path, raced(choice))
     levels = read_json(path)["planner"]
     return Method.of(
         cell.name,
         tuple(schema.read(PlannerConfig, v, f"{path}: {i}") for i, v in enumerate(levels)),
     )
+
+
+def _race(cell: Cell, maze: Maze, models: Models, seed: int, shown: Progress) -> Choice:
+    trials = make_trials(maze.layout, TUNING, seed, "tune", (maze.far,))
+    order = np.random.default_rng(seed).permutation(len(trials))
+    model = cell.model(models)
+
+    def tried(method: Method, some: Sequence[Trial]) -> Outcome:
+        return run_trials(model, method, some, maze.config.budget, maze.task, 0, shown)
+
+    methods = [Method.of(name, levels) for name, levels in cell.settings(models).items()]
+    return race(methods, [trials[i] for i in order], tried, ASKED)
 
 
 def raced(choice: Choice) -> dict[str, Any]:

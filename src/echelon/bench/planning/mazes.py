@@ -9,13 +9,12 @@ from typing import Any
 
 from echelon.bench.ablation import train_variant
 from echelon.bench.variants import THREE_LEVELS, Variant, configured
-from echelon.collect import CollectConfig, collect
+from echelon.collect import CollectConfig
 from echelon.data.episodes import Episodes
-from echelon.demo import HELD_OUT_SEED, DemoConfig, seeded
+from echelon.demo import HELD_OUT_SEED, DemoConfig, collected, seeded
 from echelon.envs.layouts import Layout
 from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, MazeTask, make_trials
 from echelon.envs.task import Trial
-from echelon.files import alone
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 
@@ -117,10 +116,7 @@ class Models:
 def train(maze: Maze, seed: int, runs: Path, progress: Progress) -> Models:
     """Collect and train what is not there yet."""
     config, folder = seeded(maze.config, seed), runs / maze.name / f"seed-{seed}"
-    with alone(folder):
-        if not (folder / "episodes.h5").exists():
-            collect(config.collect, folder / "episodes.h5", progress)
-    episodes = Episodes.open(folder / "episodes.h5")
+    episodes = collected(config.collect, folder, progress)
     found = [train_variant(v, config, episodes, folder, progress) for v in variants(maze)]
     (trainer, own), (_, shared), (_, ensemble) = found
     return Models(own.eval(), shared.eval(), ensemble.eval(), episodes, trainer.identity)
