@@ -33,7 +33,7 @@ from echelon.experiment import (
 from echelon.files import write_json
 from echelon.models.hierarchy import Hierarchy
 from echelon.on_top import on_top_of
-from echelon.presets import FlatSetting, eagerly, patiently
+from echelon.presets import FlatSetting, eagerly, planner_for
 from echelon.progress import Progress
 from echelon.records import load, save
 from echelon.report import Page
@@ -191,13 +191,12 @@ class Foreign:
 
 
 def methods(model: Hierarchy) -> list[Method]:
-    """The hierarchy, whose plans are kept or made anew at every turn, the flat model alone from equal
-    compute up, and given the hierarchy's cost.
+    """The hierarchy, whose plans are followed or made anew at every turn, the flat model alone from
+    equal compute up, and given the hierarchy's cost.
     """
-    eager = eagerly(model.config)
     return [
-        Method("hierarchical", "patient", patiently(eager, model.config)),
-        Method("hierarchical", "default", eager),
+        Method("hierarchical", "default", planner_for(model.config)),
+        Method("hierarchical", "eager", eagerly(model.config)),
         *(flat_method(setting) for setting in FLAT),
         same_cost_method(SAME_COST),
         Method("control:random", "uniform"),

@@ -69,7 +69,7 @@ def _loss(level: int, **weights: float) -> dict[str, float]:
     return {f"model.levels.{level}.loss.{name}": value for name, value in weights.items()}
 
 
-DEFAULT = Variant("default", "–", "the demo as it is")
+DEFAULT = Variant("default", "–", "the demo, its plans made anew")
 STRIDES = (
     Variant("stride-5", "stride", "5, not 10", {"model.levels.1.stride": 5}),
     Variant("stride-20", "stride", "20, not 10", {"model.levels.1.stride": 20}),
