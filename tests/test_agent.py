@@ -120,6 +120,32 @@ def test_keeping_some_leaves_their_plans_as_they_were() -> None:
     assert torch.equal(some.plan.goals[0]["z"], all_.plan.goals[0]["z"][[2, 0]])
 
 
+def test_one_that_is_given_another_goal_plans_anew_and_the_others_go_on() -> None:
+    model = make_model()
+    slow = (PlannerConfig(6, 6, SEARCH), PlannerConfig(3, 8, SEARCH))
+    told, left = Agent.of(model, slow), Agent.of(model, slow)
+    for agent in (told, left):
+        agent.reset(GOALS)
+        for t in range(2):
+            agent.act(images(t))
+    told.aim(GOALS[:1], np.array([1]))
+    actions = told.act(images(2))
+    assert np.array_equal(actions[[0, 2]], left.act(images(2))[[0, 2]])
+    assert told.plan is not None
+    assert told.plan.below is not None
+    assert left.plan is not None
+    for plan in (told.plan, told.plan.below):
+        assert plan.made.tolist() == [0, 2, 0]
+    assert torch.allclose(told.plan.goals[-1]["z"][1], left.plan.goals[-1]["z"][0], atol=1e-6)
+    assert (told.spent.macs > 0).tolist() == [False, True, False]
+    told.act(images(3))
+    assert told.plan.made.tolist() == [0, 2, 0]
+    with pytest.raises(EchelonError, match="agent: 3 goals for 1 environments"):
+        told.aim(GOALS, np.array([1]))
+    with pytest.raises(EchelonError, match="agent: has no goal yet"):
+        Agent.of(model, slow).aim(GOALS, np.arange(3))
+
+
 def test_the_state_seen_has_the_frame_before_in_it() -> None:
     agent = Agent.of(make_model(), [PlannerConfig(4, 1, SEARCH)])
     seen: list[Tensor] = []

@@ -119,10 +119,26 @@ class Agent:
         seen = self._see({"pixels": self._clip(None, frames)})
         warn_of_goals(self.model, seen[0]["z"])
         self.goals = self.planner.aim(seen)
+        self._moved = torch.zeros(len(frames), dtype=torch.bool, device=self.device)
         self.plan, self.spent = None, Spent.nothing(len(frames), self.device)
         self.now = 0
         self._seen: Tensor | None = None
         self.growth.begin()
+
+    @torch.no_grad()
+    def aim(self, goal: NDArray[np.uint8], index: NDArray[np.int64]) -> None:
+        """Other goals ``[N, H, W, 3]`` for the environments `index` [N] of a batch on its way: their
+        plans are made anew when they act next.
+        """
+        self._ready()
+        if len(index) != len(goal):
+            raise EchelonError(
+                f"agent: {len(goal)} goals for {len(index)} environments; give one each"
+            )
+        rows = torch.as_tensor(index, device=self.device)
+        aimed = self.planner.aim(self._see({"pixels": self._clip(None, self._frames(goal))}))
+        self.goals = tree_map(lambda x, new: x.index_copy(0, rows, new), self.goals, aimed)
+        self._moved[rows] = True
 
     @torch.no_grad()
     def act(
@@ -133,8 +149,7 @@ class Agent:
         observation: ``[H, W, 3]``, or ``[B, H, W, 3]`` as many as there are goals.
         proprio: ``[P]`` or ``[B, P]``, where the model was trained with it.
         """
-        if not self.goals:
-            raise EchelonError("agent: has no goal yet; call reset(goal) before act(observation)")
+        self._ready()
         frames = self._frames(observation)
         (count,) = tree_leading(self.goals[0])
         if len(frames) != count:
@@ -150,7 +165,8 @@ class Agent:
         if self.plan is None:
             self.plan = self._look(observed, torch.arange(count, device=self.device), None)
         else:
-            rows = self.planner.due(self.plan, self.now).nonzero().squeeze(1)
+            due = self.planner.due(self.plan, self.now) | self._moved
+            rows = due.nonzero().squeeze(1)
             if len(rows) == count:
                 self.plan = self._look(observed, rows, self.plan)
             elif len(rows):
@@ -166,6 +182,10 @@ class Agent:
         self.now += 1
         return action if self._batched else action[0]
 
+    def _ready(self) -> None:
+        if not self.goals:
+            raise EchelonError("agent: has no goal yet; call reset(goal) before act(observation)")
+
     def _look(self, observed: Observation, rows: Tensor, previous: Plan | None) -> Plan:
         """Encode what the environments `rows` [B'] show, and plan from there; `spent` says so."""
         began = time.perf_counter()
@@ -175,9 +195,11 @@ class Agent:
         goals = tree_map(lambda x: x[rows], self.goals)
         effort, stop = self._afford(states, goals, encoding, began)
         planning = time.perf_counter()
+        moved = self._moved[rows]
         plan = self.planner.plan(
-            states, goals, self.now, self.generator, previous, None, effort, stop
+            states, goals, self.now, self.generator, previous, moved, effort, stop
         )
+        self._moved[rows] = False
         total = plan.total
         if self._pace is not None:
             spent = int(total.macs.sum()) + encoding * len(rows)
@@ -262,6 +284,7 @@ class Agent:
         self.goals = tuple({k: v[chosen] for k, v in goal.items()} for goal in self.goals)
         self.plan = self.plan.select(chosen) if self.plan is not None else None
         self._seen = self._seen[chosen] if self._seen is not None else None
+        self._moved = self._moved[chosen]
         self.growth.keep(chosen)
 
     @torch.no_grad()

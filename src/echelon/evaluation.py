@@ -23,7 +23,7 @@ from echelon import __version__
 from echelon.agent import Agent
 from echelon.atlas import Atlas
 from echelon.config import PlannerConfig, to_dict
-from echelon.envs.task import Task, Trial
+from echelon.envs.task import Env, KnowsTheWay, Task, Trial
 from echelon.limits import unwarned
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
@@ -42,6 +42,8 @@ class Method:
     setting: str
     levels: tuple[PlannerConfig, ...] = ()
     """level 0 first; none acts at random"""
+    ahead: int = 0
+    """cells along the true way that it is shown subgoals, a control; 0 shows the goal alone"""
 
     @staticmethod
     def of(setting: str, levels: Sequence[PlannerConfig]) -> Method:
@@ -98,8 +100,11 @@ def run_trials(
         actor = _Actor(model, method, seed)
         actor.reset(np.stack(goals))
     active = np.arange(count)
+    guide = _Guide(envs, method.ahead, task.name) if method.ahead else None
     with progress.task(f"{method.method} {method.setting}", budget) as advance:
         for step in range(budget):
+            if guide:
+                actor.aim(*guide.news(active))
             began = time.perf_counter()
             actions = actor.act(np.stack(observations))
             out.seconds += time.perf_counter() - began
@@ -132,6 +137,29 @@ def run_trials(
     return out
 
 
+class _Guide:
+    """Shows each environment's subgoal along the true way, when it is another one."""
+
+    def __init__(self, envs: Sequence[Env], cells: int, task: str) -> None:
+        self._cells = cells
+        self._envs = [env for env in (e.unwrapped for e in envs) if isinstance(env, KnowsTheWay)]
+        if len(self._envs) < len(envs):
+            raise EchelonError(f"ahead: environments of {task} do not know the way")
+        self._shown: list[Array] = [np.zeros(0)] * len(envs)
+
+    def news(self, active: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+        """Images ``[N, H, W, 3]`` and, of the environments `active`, the rows ``[N]`` they are for."""
+        found: list[Array] = []
+        rows: list[int] = []
+        for row, index in enumerate(map(int, active)):
+            there = self._envs[index].ahead(self._cells)
+            if not np.array_equal(self._shown[index], there):
+                self._shown[index] = there
+                found.append(there)
+                rows.append(row)
+        return np.array(found), np.array(rows)
+
+
 class _Actor:
     """An agent or, without planners, random actions, with what the last step took."""
 
@@ -146,6 +174,10 @@ class _Actor:
     def reset(self, goals: Array) -> None:
         if self._agent:
             self._agent.reset(goals)
+
+    def aim(self, goals: Array, rows: Array) -> None:
+        if self._agent and len(rows):
+            self._agent.aim(goals, rows)
 
     def act(self, observations: Array) -> Array:
         if self._agent is None:

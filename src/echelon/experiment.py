@@ -66,12 +66,15 @@ class Results:
 
 
 def demo_methods(model: ModelConfig) -> list[Method]:
-    """What the demo compares: the hierarchy, flat at two budgets, and the controls."""
+    """What the demo compares: the hierarchy, flat at two budgets, and the controls, one of which is
+    shown subgoals on the true way.
+    """
     return [
         Method("hierarchical", "default", planner_for(model)),
         flat_method(FLAT_CHEAP),
         flat_method(FLAT_MORE),
         same_cost_method(SAME_COST),
+        Method("control:oracle-subgoals", "ahead-2", planner_for(model)[:1], ahead=2),
         Method("control:random", "uniform"),
     ]
 

@@ -151,7 +151,7 @@ class FourRoom(gym.Env[Image, Array]):
         self.layout, self.render_mode = layout, "rgb_array"
         self._size = image_size
         self._world = FourRooms(layout[None], image_size, 0)
-        self._goal = np.zeros(2)
+        self._goal, self._field = np.zeros(2), np.zeros(layout.shape, np.int64)
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -172,6 +172,8 @@ class FourRoom(gym.Env[Image, Array]):
                 )
             places[name] = place.float()
         self._goal = places["goal"][0].numpy()
+        row, column = self._goal.astype(int).tolist()
+        self._field = layouts.distances(self.layout, (row, column))
         goal = world.images(places["goal"])[0].numpy()
         world.agent, world.other = places["start"], world.random_places()
         return self.render(), {"goal": goal, **self._info()}
@@ -182,6 +184,15 @@ class FourRoom(gym.Env[Image, Array]):
 
     def render(self) -> Image:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._world.images()[0].numpy()
+
+    def ahead(self, cells: int) -> Image:
+        """See :class:`echelon.envs.task.KnowsTheWay`."""
+        row, column = self._world.agent[0].long().tolist()
+        there = self._goal
+        if self._field[row, column] > cells:
+            there = np.array(layouts.onward(self._field, (row, column), cells)) + 0.5
+        place = torch.tensor(there, dtype=torch.float32)[None]
+        return self._world.images(place)[0].numpy()
 
     def _info(self) -> dict[str, Any]:
         agent, other = self._world.agent[0].numpy(), self._world.other[0].numpy()
@@ -245,13 +256,6 @@ def _room(cell: NDArray[np.int64]) -> int:
     """Its number, clockwise from the first row and column."""
     down, right = (bool(x >= WALL.stop) for x in cell)
     return 3 - right if down else int(right)
-
-
-def _downhill(field: NDArray[np.int64], cell: tuple[int, ...]) -> tuple[int, int]:
-    """The neighbour that is one step nearer."""
-    row, column = cell
-    around = ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1))
-    return next(there for there in around if field[there] == field[cell] - 1)
 
 
 # ------------------------------------------------------------------ experience
@@ -341,9 +345,7 @@ class _Expert:
         cell = (int(place[0]), int(place[1]))
         if self._field[cell] == 0:
             self._field = layouts.distances(self._layout, self._goal(cell))
-        for _ in range(min(AHEAD, int(self._field[cell]))):
-            cell = _downhill(self._field, cell)
-        way = np.array(cell) + 0.5 - place
+        way = np.array(layouts.onward(self._field, cell, AHEAD)) + 0.5 - place
         return way / max(float(np.linalg.norm(way)), 1e-6)
 
     def _goal(self, cell: tuple[int, int]) -> tuple[int, int]:

@@ -142,6 +142,15 @@ def distances(layout: Layout, cell: tuple[int, int]) -> NDArray[np.int64]:
     return out
 
 
+def onward(field: NDArray[np.int64], cell: tuple[int, ...], cells: int) -> tuple[int, ...]:
+    """The cell so many farther along a shortest way, by the `distances` from where that leads."""
+    for _ in range(min(cells, int(field[cell]))):
+        row, column = cell
+        around = ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1))
+        cell = next(there for there in around if field[there] == field[cell] - 1)
+    return cell
+
+
 def check(layout: Layout) -> None:
     """A layout must be closed by walls, and every free cell reachable from every other."""
     border = np.concatenate([layout[0], layout[-1], layout[:, 0], layout[:, -1]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -49,6 +49,17 @@ def check_collection(
         raise EchelonError("image-size: must be a multiple of 8")
     if not correlations or not all(0 <= c < 1 for c in correlations):
         raise EchelonError("correlations: at least one, each at least 0 and below 1")
+
+
+@runtime_checkable
+class KnowsTheWay(Protocol):
+    """An environment that can tell the way, for controls alone: no model or planner is told."""
+
+    def ahead(self, cells: int) -> Image:
+        """What would be seen so many cells farther along the shortest way to the goal, at rest; the
+        goal, where that is no farther.
+        """
+        ...
 
 
 class Task(Protocol):
