@@ -9,7 +9,7 @@ from pathlib import Path
 
 from echelon import checkpoint
 from echelon.bench.jobs import side_by_side
-from echelon.bench.tune import flat_grid, frontier, same_cost_grid
+from echelon.bench.tune import flat_grid, frontier, hierarchy_grid, same_cost_grid
 from echelon.demo import DemoConfig, device, evaluate, seeded, trained
 from echelon.evaluation import Method
 from echelon.experiment import (
@@ -28,9 +28,9 @@ from echelon.report import Page, headline_picture, markdown_table
 
 @dataclass(frozen=True)
 class Compare:
-    """The demo at full size: several model seeds, the tuned flat planners, and the controls.
+    """The demo at full size: several model seeds, the planners that tuning found best, and the controls.
 
-    Reads tuning.json for the flat settings to test; writes records.json, and a run folder a seed.
+    Reads tuning.json for the settings to test; writes records.json, and a run folder a seed.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -49,11 +49,13 @@ class Compare:
         self.shows.check()  # a page that cannot be written is told now
         progress = Progress()
         tuned = load(self.out / "tuning.json")
-        flat, same = (frontier(tuned, name) for name in ("flat", "control:flat-same-cost"))
-        controls = [flat_method(s) for s in flat_grid() if s.name in flat]
-        controls += [same_cost_method(s) for s in same_cost_grid() if s.name in same]
+        grid = hierarchy_grid(DemoConfig().model)
+        grid += [flat_method(s) for s in flat_grid()]
+        grid += [same_cost_method(s) for s in same_cost_grid()]
+        worth = {name: frontier(tuned, name) for name in {method.method for method in grid}}
+        chosen = [method for method in grid if method.setting in worth[method.method]]
+        methods = list(dict.fromkeys(demo_methods(DemoConfig().model) + chosen))
         everything = Results()
-        methods = list(dict.fromkeys(demo_methods(DemoConfig().model) + controls))
         side_by_side(self._train, self.seeds, self.jobs, "train", progress)
         side_by_side(self._judge, list(product(self.seeds, methods)), self.jobs, "judge", progress)
         for seed in self.seeds:
