@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from echelon import evaluation, experiment
 from echelon.agent import Agent
@@ -24,7 +25,8 @@ from echelon.diagnostics import diagnose
 from echelon.envs import layouts
 from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, MazeTask, make_trials, spread_trials
 from echelon.envs.point_maze import SUCCESS_RADIUS
-from echelon.envs.task import Trial
+from echelon.envs.push_t import PushTTask, PushTTrial, random_state
+from echelon.envs.task import KnowsTheWay, Trial
 from echelon.evaluation import Method, Outcome, run_trials
 from echelon.files import write_json
 from echelon.models.hierarchy import Hierarchy
@@ -73,6 +75,40 @@ def evaluate(model: Hierarchy, method: Method, trials: Sequence[Trial], seed: in
 
 def pairs(trials: Sequence[Trial]) -> set[tuple[int, ...]]:
     return {(*map(int, t.start), *map(int, t.goal)) for t in trials}
+
+
+def test_a_control_is_shown_the_way_when_that_changes(
+    model: Hierarchy, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aimed: list[tuple[list[int], NDArray[np.uint8]]] = []
+    aim = Agent.aim
+
+    def noting(agent: Agent, goal: NDArray[np.uint8], index: NDArray[np.int64]) -> None:
+        aimed.append((index.tolist(), goal))
+        aim(agent, goal, index)
+
+    monkeypatch.setattr(Agent, "aim", noting)
+    far = trials[:2]
+    guided = replace(FLAT, method="control:oracle-subgoals", ahead=1)
+    evaluate(model, guided, far)
+    assert aimed[0][0] == [0, 1]
+    for trial, image in zip(far, aimed[0][1], strict=True):
+        env = TASK.make(trial, 64)
+        env.reset(options=dict(trial.options))
+        assert isinstance(env.unwrapped, KnowsTheWay)
+        assert np.array_equal(env.unwrapped.ahead(1), image)
+    shown = dict(zip(*aimed[0], strict=True))
+    for rows, images in aimed[1:]:
+        for row, image in zip(rows, images, strict=True):
+            assert not np.array_equal(shown[row], image)
+            shown[row] = image
+    assert len(aimed) <= BUDGET
+    state, nowhere = random_state(np.random.default_rng(0)), np.zeros(2)
+    pushed = PushTTrial(
+        "25", LAYOUT, nowhere, nowhere, 25, states=np.stack([state, state]), source=(0, 0)
+    )
+    with pytest.raises(EchelonError, match="ahead: environments of push-t do not know the way"):
+        run_trials(model, guided, [pushed], BUDGET, PushTTask(), 0, QUIET)
 
 
 # ---------------------------------------------------------------------------- trials

@@ -186,6 +186,22 @@ def test_what_is_tuned_on_is_not_tested_on() -> None:
     assert not test & tune
 
 
+def test_who_knows_the_way_is_shown_it_cell_by_cell() -> None:
+    """What is shown is what one who stands there sees, the distractor included."""
+
+    def at(place: tuple[float, float]) -> four_room.FourRoom:
+        env = four_room.FourRoom(rooms((True,) * 4))
+        env.reset(seed=0, options={"start": place, "goal": (10.3, 8.6)})
+        return env
+
+    env = at((2.5, 2.5))  # eight cells down and six right
+    places = [(10.5, c + 0.5) for c in range(2, 8)]
+    for cells, place in enumerate(places, 8):
+        assert np.array_equal(env.ahead(cells), at(place).render())
+    for cells in (14, 99):
+        assert np.array_equal(env.ahead(cells), at((10.3, 8.6)).render())
+
+
 def test_a_goal_can_be_reached_in_time_by_who_knows_the_way(
     trials: dict[str, list[Trial]],
 ) -> None:

@@ -57,6 +57,16 @@ def test_reset_at_given_places(env: PointMaze) -> None:
     assert not np.array_equal(image, at_goal)
 
 
+def test_who_knows_the_way_is_shown_it_cell_by_cell(env: PointMaze) -> None:
+    _, info = env.reset(options={"start": (1.5, 1.75), "goal": (2.4, 3.6)})
+    way = [(1.5, 2.5), (1.5, 3.5)]  # the goal is three cells away
+    for cells, place in enumerate(way, 1):
+        seen = draw(draw_background(CORNER, 40), np.array([place]), CORNER)[0]
+        assert np.array_equal(env.ahead(cells), seen)
+    for cells in (3, 9):
+        assert np.array_equal(env.ahead(cells), info["goal"])
+
+
 def test_random_places_are_free_and_seeded(env: PointMaze) -> None:
     seen = [env.reset(seed=seed)[1]["state"] for seed in range(20)]
     assert not any(env.layout[int(state[0]), int(state[1])] for state in seen)

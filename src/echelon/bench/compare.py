@@ -28,7 +28,7 @@ from echelon.report import Page, headline_picture, markdown_table
 
 @dataclass(frozen=True)
 class Compare:
-    """The demo at full size: several model seeds, the planners that tuning found best, and the controls.
+    """The demo at full size: several model seeds, the planners that tuning found best, the controls.
 
     Reads tuning.json for the settings to test; writes records.json, and a run folder a seed.
     """
