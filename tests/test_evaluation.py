@@ -23,7 +23,14 @@ from echelon.config import LevelConfig, ModelConfig, OptimizerConfig, PlannerCon
 from echelon.data.episodes import Episodes
 from echelon.diagnostics import diagnose
 from echelon.envs import layouts
-from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, MazeTask, make_trials, spread_trials
+from echelon.envs.mazes import (
+    BINS,
+    HELD_OUT_LAYOUTS,
+    MazeTask,
+    farthest,
+    make_trials,
+    spread_trials,
+)
 from echelon.envs.point_maze import SUCCESS_RADIUS
 from echelon.envs.push_t import PushTTask, PushTTrial, random_state
 from echelon.envs.task import KnowsTheWay, Trial
@@ -184,6 +191,19 @@ def test_what_is_true_of_several_layouts(tmp_path: Path) -> None:
     assert np.isnan(away[[0, 2], :, 1]).all()
     assert np.isnan(away[[1, 3], :, 0]).all()
     assert MazeTruth.of(replace(episodes, meta={"task": "another"})) is None
+
+
+def test_the_farthest_goals_that_all_layouts_have() -> None:
+    assert farthest([LARGE], "tune") == "9+"
+    assert farthest([LAYOUT, LARGE], "tune") == "5-8"
+    pair = np.ones((3, 4), np.int8)
+    pair[1, 1:3] = 0  # two ways, each of which is of one role
+    for role in ("test", "tune"):
+        if farthest([pair], role):
+            assert make_trials(pair, 1, 0, role, ("1-4",))
+        else:
+            with pytest.raises(EchelonError, match="1-4 cells apart"):
+                make_trials(pair, 1, 0, role, ("1-4",))
 
 
 def test_a_maze_too_small_for_a_split() -> None:

@@ -261,7 +261,8 @@ class Trainer:
         if self._truth is not None and whole and self.fabric.is_global_zero:
             statistics.fit_search(self.model, self.episodes, self.train_ids, self.config.seed)
             planned = self._truth.plan(self.model)
-            progress.say("  trials: " + ", ".join(f"{k} {v:.3g}" for k, v in planned.items()))
+            if planned:
+                progress.say("  trials: " + ", ".join(f"{k} {v:.3g}" for k, v in planned.items()))
             found |= {f"trials/{name}": value for name, value in planned.items()}
         return found
 

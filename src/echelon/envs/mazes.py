@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
@@ -68,15 +69,11 @@ def make_trials(
     """
     if per_split < 1:
         raise EchelonError(f"trials: {per_split} measure nothing; use at least 1")
-    cells = layouts.free_cells(layout)
-    length = layouts.between(layout)
-    is_test = np.random.default_rng(2026).random(length.shape) < 0.5
-    mine = is_test if role == "test" else ~is_test
+    cells, length = layouts.free_cells(layout), layouts.between(layout)
     rng = np.random.default_rng((seed, role == "test"))
     trials: list[Trial] = []
     for split in splits:
-        low, high = _cells(split)
-        pairs = np.argwhere(mine & (length >= low) & (length <= high))
+        pairs = _pairs(length, role, split)
         if len(pairs) == 0:
             raise EchelonError(
                 f"trials: no two cells of this layout are {split.replace('+', ' or more')} cells "
@@ -86,6 +83,21 @@ def make_trials(
             start, goal = (cells[k] + 0.5 + rng.uniform(-0.25, 0.25, 2) for k in (i, j))
             trials.append(Trial(split, layout, start, goal, int(length[i, j])))
     return trials
+
+
+def farthest(some: Sequence[Layout], role: Role) -> str | None:
+    """The farthest of `BINS` that every layout has trials in; None where there is no such."""
+    lengths = [layouts.between(layout) for layout in some]
+    found = (split for split in reversed(BINS) if all(len(_pairs(x, role, split)) for x in lengths))
+    return next(found, None)
+
+
+def _pairs(length: NDArray[np.int64], role: Role, split: str) -> NDArray[np.int64]:
+    """``[N, 2]`` of the start and goal cells, so many apart, that belong to a role."""
+    low, high = _cells(split)
+    is_test = np.random.default_rng(2026).random(length.shape) < 0.5
+    mine = is_test if role == "test" else ~is_test
+    return np.argwhere(mine & (length >= low) & (length <= high))
 
 
 def spread_trials(
