@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -21,6 +22,7 @@ from echelon.envs.task import Array, Image
 from echelon.types import EchelonError
 
 FLOOR, WALL, BALL = (236, 236, 230), (62, 68, 84), (214, 58, 44)
+_BALL = np.array(BALL)
 BALL_RADIUS = 0.3
 """in cells; drawn larger than the simulated ball (0.1), which would be half a pixel"""
 SUCCESS_RADIUS = 0.45
@@ -38,24 +40,18 @@ def draw_background(layout: Layout, size: int) -> Image:
 
 def draw(background: Image, cells: Array, layout: Layout) -> Image:
     """Images ``[N, size, size, 3]`` of the ball at ``cells [N, 2]`` (row, column; centres at .5)."""
+    images = np.broadcast_to(background, (len(cells), *background.shape)).copy()
     size = background.shape[0]
     scale = size / max(layout.shape)
-    reach = int(np.ceil(BALL_RADIUS * scale)) + 1
-    span = np.arange(-reach, reach + 1)
-    centre = cells * scale
-    pixel = np.floor(centre).astype(int)
-    rows, columns = pixel[:, :1] + span, pixel[:, 1:] + span
-    distance = np.hypot(
-        (rows + 0.5 - centre[:, :1])[:, :, None], (columns + 0.5 - centre[:, 1:])[:, None, :]
-    )
-    cover = np.clip(BALL_RADIUS * scale + 0.5 - distance, 0, 1)[..., None]
-    images = np.broadcast_to(background, (len(cells), *background.shape)).copy()
-    rows, columns = rows.clip(0, size - 1)[:, :, None], columns.clip(0, size - 1)[:, None, :]
-    which = np.arange(len(cells))[:, None, None]
-    patch = images[which, rows, columns]
-    images[which, rows, columns] = (
-        (patch + cover * (np.array(BALL) - patch)).round().astype(np.uint8)
-    )
+    reach = math.ceil(BALL_RADIUS * scale) + 1
+    for i, (row, column) in enumerate((cells * scale).tolist()):
+        # One at a time: on so few pixels, numpy's fancy indexing takes longer than Python.
+        top, left = max(int(row) - reach, 0), max(int(column) - reach, 0)
+        patch = images[i, top : int(row) + reach + 1, left : int(column) + reach + 1]
+        down, right = np.arange(top, size)[: len(patch)], np.arange(left, size)[: patch.shape[1]]
+        distance = np.hypot((down + 0.5 - row)[:, None], (right + 0.5 - column)[None])
+        cover = np.minimum(np.maximum(BALL_RADIUS * scale + 0.5 - distance, 0), 1)[..., None]
+        patch[:] = (patch + cover * (_BALL - patch)).round()
     return images
 
 
@@ -113,11 +109,11 @@ class PointMaze(gym.Env[Image, Array]):
         self._data.time = 0.0
         observation = self.render()
         goal = draw(self._background, self._goal[None], self.layout)[0]
-        return observation, {"goal": goal, **self._info()}
+        return observation, {"goal": goal, **self._info(self.state)}
 
     def step(self, action: Array) -> tuple[Image, float, bool, bool, dict[str, Any]]:
-        self.advance(action)
-        return self.render(), 0.0, False, False, self._info()
+        state = self.advance(action)
+        return self._look(state), 0.0, False, False, self._info(state)
 
     def advance(self, action: Array) -> Array:
         """The physics of one step without drawing; returns the state."""
@@ -126,7 +122,10 @@ class PointMaze(gym.Env[Image, Array]):
         return self.state
 
     def render(self) -> Image:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return draw(self._background, self.state[None, :2], self.layout)[0]
+        return self._look(self.state)
+
+    def _look(self, state: Array) -> Image:
+        return draw(self._background, state[None, :2], self.layout)[0]
 
     def ahead(self, cells: int) -> Image:
         """See :class:`echelon.envs.task.KnowsTheWay`."""
@@ -142,10 +141,9 @@ class PointMaze(gym.Env[Image, Array]):
         (x, y), (vx, vy) = self._data.qpos, self._data.qvel
         return np.array([self._origin[0] - y, self._origin[1] + x, -vy, vx])
 
-    def _info(self) -> dict[str, Any]:
-        state = self.state
-        near = np.linalg.norm(state[:2] - self._goal) <= self._radius
-        return {"success": bool(near), "state": state}
+    def _info(self, state: Array) -> dict[str, Any]:
+        near = math.dist(state[:2], self._goal) <= self._radius
+        return {"success": near, "state": state}
 
     def _random_place(self) -> Array:
         cell = self._cells[self.np_random.integers(len(self._cells))]
