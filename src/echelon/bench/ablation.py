@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,8 @@ def run(asked: Ablation, config: DemoConfig, progress: Progress) -> None:
     layout_trials = asked.trials // max(1, config.held_out_layouts)
     config = replace(config, trials=asked.trials, layout_trials=layout_trials)
     side_by_side(partial(_collect, asked, config), asked.seeds, asked.jobs, "collect", progress)
-    pieces = list(product(asked.seeds, [variant.name for variant in chosen]))
+    # A seed after the other, so that jobs that begin together wait for no stem that both need.
+    pieces = [(seed, variant.name) for variant in chosen for seed in asked.seeds]
     found = side_by_side(partial(_measure, asked, config), pieces, asked.jobs, "ablate", progress)
     records = [record for results, _ in found for record in results.records]
     _write(asked, records, [figures for _, figures in found])
