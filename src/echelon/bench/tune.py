@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from echelon import checkpoint
 from echelon.bench.jobs import side_by_side
@@ -20,6 +20,7 @@ from echelon.experiment import Results, compare, flat_method, same_cost_method
 from echelon.presets import FlatSetting, eagerly, planner_for
 from echelon.progress import Progress
 from echelon.records import Record, load, save
+from echelon.types import EchelonError
 
 DEAREST = 16.0
 """times the hierarchy's compute that flat planning is tested up to"""
@@ -61,10 +62,16 @@ def flat_grid() -> list[FlatSetting]:
 
 def same_cost_grid() -> list[FlatSetting]:
     """What flat planning with the hierarchy's cost is tuned over: that cost wants short horizons."""
-    return [
+    grid = [
         FlatSetting(horizon, candidates, iterations, correlation=0.9, replan=2, minimum=minimum)
         for horizon in (10, 20, 40)
         for candidates, iterations in ((8, 1), (16, 1), (32, 2))
+        for minimum in (0.3, 0.7)
+    ]
+    return grid + [
+        FlatSetting(horizon, candidates, correlation=0.9, replan=4, minimum=minimum)
+        for horizon in (6, 10, 20)
+        for candidates in (8, 16)
         for minimum in (0.3, 0.7)
     ]
 
@@ -137,8 +144,8 @@ def frontier(records: Sequence[Record], method: str) -> list[str]:
 class Tune:
     """Tune flat and hierarchical planning on trials of their own; writes tuning.json."""
 
-    only: tuple[Literal["hierarchical", "flat", "control:flat-same-cost"], ...] = ()
-    """tune these, and keep what is known of the others; none tunes all"""
+    only: tuple[str, ...] = ()
+    """names of methods or settings to tune, beside what is known of others; none tunes all"""
     seed: int = 0
     """of the model"""
     trials: int = 50
@@ -153,7 +160,9 @@ class Tune:
         progress, model = Progress(), DemoConfig().model
         methods = [flat_method(s) for s in flat_grid()] + hierarchy_grid(model)
         methods += [same_cost_method(s) for s in same_cost_grid()]
-        methods = [m for m in methods if not self.only or m.method in self.only]
+        if unknown := set(self.only) - {name for m in methods for name in (m.method, m.setting)}:
+            raise EchelonError(f"only: there is no method or setting {min(unknown)}")
+        methods = [m for m in methods if not self.only or {m.method, m.setting} & set(self.only)]
         trained(seeded(DemoConfig(), self.seed), self.runs, progress)
         side_by_side(self._judge, methods, self.jobs, "tune", progress)
         found = [
@@ -161,7 +170,8 @@ class Tune:
         ]
         path = self.out / "tuning.json"
         if self.only:
-            found += [r for r in load(path) if r.method not in self.only]
+            done = {(r.method, r.setting) for r in found}
+            found += [r for r in load(path) if (r.method, r.setting) not in done]
         save(path, found)
         for method in ("flat", "control:flat-same-cost"):
             print(method, *frontier(found, method))
