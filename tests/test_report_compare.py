@@ -38,7 +38,9 @@ def test_equal_compute_may_be_dearer_and_says_so() -> None:
     assert (found.equal.setting, found.equal_is_dearer) == ("b", True)
     assert "at its cheapest, with 2 times the compute, reaches 30%" in headline([found])
     assert any("No flat setting was as cheap" in note for note in notes([found]))
-    assert "30% [25–36] · 2.00 \\*" in markdown_table(records)
+    text = markdown_table(records)
+    assert "30% [25–36] · 2.00 \\*" in text
+    assert "worst to best setting: flat 30% to 67% in 2 settings of 2.00 to 4.00 TFLOPs." in text
     assert "* no flat setting" in summary(records)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,8 @@ def headline_picture(run_folder: Path, out_png: Path) -> Path:
     left.plot(
         column, row, "*", markersize=26, color=LIGHT["goal"], markeredgecolor="white", zorder=9
     )
-    ends = [
-        f"{method} {'reaches it' if runs[method].success else 'does not'}"
-        for method in (HIERARCHICAL, FLAT)
-        if method in runs
-    ]
     left.set_title(
-        f"a goal {trace.distance_cells} cells away: {', '.join(ends)}",
+        f"a goal {trace.distance_cells} cells away: {_ends(runs)}",
         fontsize=14,
         color=LIGHT["ink"],
         loc="left",
@@ -62,10 +58,19 @@ def headline_picture(run_folder: Path, out_png: Path) -> Path:
     controls = control_names(comparisons)
     draw_against_compute(right, far, controls, compute_range([far]), 1.35)
     right.set_title(f"goals {place(far.split)}", fontsize=15, color=LIGHT["ink"], loc="left")
-    _legend(right, list(dict.fromkeys(p.method for p in far.everything)), controls)
+    _legend(made, list(dict.fromkeys(p.method for p in far.everything)), controls)
     made.get_layout_engine().set(w_pad=0.25, h_pad=0.15)
     made.savefig(out_png, dpi=110, metadata={"Software": None})
     return out_png
+
+
+def _ends(runs: Mapping[str, Run]) -> str:
+    """Who arrives, in words."""
+    shown = [method for method in (HIERARCHICAL, FLAT) if method in runs]
+    there = [method for method in shown if runs[method].success]
+    if len(shown) == 2 and len(there) != 1:
+        return "both reach it" if there else "neither reaches it"
+    return ", ".join(f"{m} {'reaches it' if m in there else 'does not'}" for m in shown)
 
 
 def _draw_run(axes: Axes, run: Run, method: str) -> None:
@@ -87,7 +92,7 @@ def _draw_run(axes: Axes, run: Run, method: str) -> None:
         line((plan.active,), marker="o", color=LIGHT["ink"], markersize=10, zorder=7)
 
 
-def _legend(axes: Axes, methods: list[str], controls: list[str]) -> None:
+def _legend(made: Figure, methods: list[str], controls: list[str]) -> None:
     handles: list[Any] = []
     for method in methods:
         look = series(method, controls)
@@ -103,4 +108,5 @@ def _legend(axes: Axes, methods: list[str], controls: list[str]) -> None:
                 label=label(method),
             )
         )
-    axes.legend(handles=handles, fontsize=13, frameon=False, labelcolor=LIGHT["ink"], loc="best")
+    style: dict[str, Any] = {"fontsize": 13, "frameon": False, "labelcolor": LIGHT["ink"]}
+    made.legend(handles=handles, loc="outside lower right", ncols=len(handles), **style)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from echelon.records import CONTROL, Pooled, Record
+from echelon.records import Pooled, Record
 from echelon.report.compare import (
     Comparison,
     compare,
+    farthest,
     headline,
     interval,
     notes,
     number,
     percent,
+    place,
     span,
     summed_up,
 )
+from echelon.report.style import label
 
 
 def summary(records: Sequence[Record]) -> str:
     """The answer, a table by split and what limits it, for a terminal."""
     comparisons = compare(records)
     header = ["goals", "hierarchical", "flat, equal compute", "flat, best"]
-    header += [_control(name) for name in _controls(comparisons)]
+    header += [label(name) for name in _controls(comparisons)]
     rows = [
         header,
         *_rows(
@@ -45,7 +48,7 @@ def markdown_table(records: Sequence[Record]) -> str:
     """The same table in Markdown, for a README; generated, never edited."""
     comparisons = compare(records)
     names = _controls(comparisons)
-    header = ["Goals", "Hierarchical", "Flat, equal compute", "Flat, best", *map(_control, names)]
+    header = ["Goals", "Hierarchical", "Flat, equal compute", "Flat, best", *map(label, names)]
     rows = _rows(comparisons, summed_up, " \\*")
     lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (len(header) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
@@ -57,6 +60,8 @@ def markdown_table(records: Sequence[Record]) -> str:
         f"Success [95% exact interval] · TFLOPs per episode; {episodes} paired trials a cell over "
         f"{seeds} model seed{'' if seeds == '1' else 's'}. Goals by path length in cells.",
     ]
+    if ranges := _ranges(farthest(comparisons)):
+        lines += ["", ranges]
     if any(c.equal_is_dearer for c in comparisons):
         lines.append(
             "\\* no flat setting was as cheap as the hierarchy; this is flat planning's cheapest."
@@ -64,12 +69,27 @@ def markdown_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def _ranges(far: Comparison) -> str:
+    """How much hangs on the settings of each method that was judged with several."""
+    parts: list[str] = []
+    for method in dict.fromkeys(p.method for p in far.everything):
+        some = far.of(method)
+        if len(some) > 1:
+            rates = f"{min(some, key=_rate).rate:.0%} to {max(some, key=_rate).rate:.0%}"
+            spent = sorted(p.tflops_per_episode for p in some)
+            parts.append(
+                f"{label(method)} {rates} in {len(some)} settings of {number(spent[0])} to "
+                f"{number(spent[-1])} TFLOPs"
+            )
+    return f"Goals {place(far.split)}, worst to best setting: {'; '.join(parts)}." if parts else ""
+
+
+def _rate(pooled: Pooled) -> float:
+    return pooled.rate
+
+
 def _controls(comparisons: Sequence[Comparison]) -> list[str]:
     return list(dict.fromkeys(p.method for c in comparisons for p in c.controls))
-
-
-def _control(method: str) -> str:
-    return f"control: {method.removeprefix(CONTROL)}"
 
 
 def _rows(
