@@ -69,13 +69,17 @@ def test_what_goes_wrong_in_one_is_told() -> None:
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
 def test_all_end_with_the_one_that_began_them(tmp_path: Path, by: signal.Signals) -> None:
-    me = subprocess.Popen([sys.executable, __file__, str(tmp_path)], stderr=subprocess.PIPE)
-    while len(list(tmp_path.iterdir())) < 2:
-        assert me.poll() is None
-        time.sleep(0.1)
-    time.sleep(0.2)
-    me.send_signal(by)
-    _, said = me.communicate(timeout=30)
+    command = [sys.executable, __file__, str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as me:
+        try:
+            while len(list(tmp_path.iterdir())) < 2:
+                assert me.poll() is None
+                time.sleep(0.1)
+            time.sleep(0.2)
+            me.send_signal(by)
+            _, said = me.communicate(timeout=30)
+        finally:
+            me.kill()
     assert b"Traceback" not in said
     left = [int(path.read_text()) for path in tmp_path.iterdir()]
     deadline = time.monotonic() + 30
@@ -94,6 +98,9 @@ def runs(pid: int) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests run behind a shell
     try:
         side_by_side(partial(linger, Path(sys.argv[1])), range(4), 2, "linger", QUIET)
     except KeyboardInterrupt:

@@ -22,7 +22,7 @@ from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, make_trials, spread_trial
 from echelon.envs.task import Trial
 from echelon.evaluation import Method
 from echelon.experiment import Results, compare, demo_methods, write_results
-from echelon.files import alone, write_atomically
+from echelon.files import write_atomically
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.records import Record
@@ -65,11 +65,10 @@ def seeded(config: DemoConfig, seed: int) -> DemoConfig:
 
 
 def collected(config: CollectConfig, out: Path, progress: Progress) -> Episodes:
-    """The episodes in a run folder, collected if they are not there yet, by the first that asks."""
+    """The episodes in a run folder, collected if they are not there yet."""
     data = out / "episodes.h5"
-    with alone(out):
-        if not data.exists():
-            collect(config, data, progress)
+    if not data.exists():
+        collect(config, data, progress)
     return Episodes.open(data)
 
 

@@ -96,7 +96,9 @@ def run(asked: Ablation, config: DemoConfig, progress: Progress) -> None:
 
 
 def _collect(asked: Ablation, config: DemoConfig, seed: int, progress: Progress) -> None:
-    collected(seeded(config, seed).collect, asked.runs / f"seed-{seed}", progress)
+    folder = asked.runs / f"seed-{seed}"
+    with alone(folder):
+        collected(seeded(config, seed).collect, folder, progress)
 
 
 def _measure(

@@ -15,6 +15,7 @@ from echelon.demo import HELD_OUT_SEED, DemoConfig, collected, seeded
 from echelon.envs.layouts import Layout
 from echelon.envs.mazes import BINS, HELD_OUT_LAYOUTS, MazeTask, make_trials
 from echelon.envs.task import Trial
+from echelon.files import alone
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 
@@ -116,7 +117,8 @@ class Models:
 def train(maze: Maze, seed: int, runs: Path, progress: Progress) -> Models:
     """Collect and train what is not there yet."""
     config, folder = seeded(maze.config, seed), runs / maze.name / f"seed-{seed}"
-    episodes = collected(config.collect, folder, progress)
+    with alone(folder):
+        episodes = collected(config.collect, folder, progress)
     found = [train_variant(v, config, episodes, folder, progress) for v in variants(maze)]
     (trainer, own), (_, shared), (_, ensemble) = found
     return Models(own.eval(), shared.eval(), ensemble.eval(), episodes, trainer.identity)
