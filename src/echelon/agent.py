@@ -184,7 +184,7 @@ class Agent:
 
     def _ready(self) -> None:
         if not self.goals:
-            raise EchelonError("agent: has no goal yet; call reset(goal) before act(observation)")
+            raise EchelonError("agent: has no goal yet; call reset(goal) first")
 
     def _look(self, observed: Observation, rows: Tensor, previous: Plan | None) -> Plan:
         """Encode what the environments `rows` [B'] show, and plan from there; `spent` says so."""

@@ -88,7 +88,7 @@ def run(asked: Ablation, config: DemoConfig, progress: Progress) -> None:
     layout_trials = asked.trials // max(1, config.held_out_layouts)
     config = replace(config, trials=asked.trials, layout_trials=layout_trials)
     side_by_side(partial(_collect, asked, config), asked.seeds, asked.jobs, "collect", progress)
-    # A seed after the other, so that jobs that begin together wait for no stem that both need.
+    # Seeds in turn, so that jobs that begin together wait for no stem that both need.
     pieces = [(seed, variant.name) for variant in chosen for seed in asked.seeds]
     found = side_by_side(partial(_measure, asked, config), pieces, asked.jobs, "ablate", progress)
     records = [record for results, _ in found for record in results.records]

@@ -9,14 +9,12 @@ from pathlib import Path
 
 from echelon import checkpoint
 from echelon.bench.jobs import side_by_side
-from echelon.bench.tune import flat_grid, frontier, hierarchy_grid, same_cost_grid
+from echelon.bench.tune import frontier, grid
 from echelon.demo import DemoConfig, device, evaluate, seeded, trained
 from echelon.evaluation import Method
 from echelon.experiment import (
     Results,
     demo_methods,
-    flat_method,
-    same_cost_method,
     tested,
     write_results,
 )
@@ -49,12 +47,11 @@ class Compare:
         self.shows.check()  # a page that cannot be written is told now
         progress = Progress()
         tuned = load(self.out / "tuning.json")
-        grid = hierarchy_grid(DemoConfig().model)
-        grid += [flat_method(s) for s in flat_grid()]
-        grid += [same_cost_method(s) for s in same_cost_grid()]
-        worth = {name: frontier(tuned, name) for name in {method.method for method in grid}}
-        chosen = [method for method in grid if method.setting in worth[method.method]]
-        methods = list(dict.fromkeys(demo_methods(DemoConfig().model) + chosen))
+        model = DemoConfig().model
+        tried = grid(model)
+        worth = {name: frontier(tuned, name) for name in {method.method for method in tried}}
+        chosen = [method for method in tried if method.setting in worth[method.method]]
+        methods = list(dict.fromkeys(demo_methods(model) + chosen))
         everything = Results()
         side_by_side(self._train, self.seeds, self.jobs, "train", progress)
         side_by_side(self._judge, list(product(self.seeds, methods)), self.jobs, "judge", progress)

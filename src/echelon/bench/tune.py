@@ -118,6 +118,12 @@ def hierarchy_grid(model: ModelConfig) -> list[Method]:
     return [Method("hierarchical", name, levels) for name, levels in variants.items()]
 
 
+def grid(model: ModelConfig) -> list[Method]:
+    """All that is tuned over."""
+    flat = [flat_method(s) for s in flat_grid()]
+    return [*hierarchy_grid(model), *flat, *(same_cost_method(s) for s in same_cost_grid())]
+
+
 def frontier(records: Sequence[Record], method: str) -> list[str]:
     """A method's settings that are worth testing, from their tuning records, by split.
 
@@ -157,9 +163,7 @@ class Tune:
     out: Path = Path("results/demo")
 
     def __call__(self) -> None:
-        progress, model = Progress(), DemoConfig().model
-        methods = [flat_method(s) for s in flat_grid()] + hierarchy_grid(model)
-        methods += [same_cost_method(s) for s in same_cost_grid()]
+        progress, methods = Progress(), grid(DemoConfig().model)
         if unknown := set(self.only) - {name for m in methods for name in (m.method, m.setting)}:
             raise EchelonError(f"only: there is no method or setting {min(unknown)}")
         methods = [m for m in methods if not self.only or {m.method, m.setting} & set(self.only)]
@@ -173,7 +177,7 @@ class Tune:
             done = {(r.method, r.setting) for r in found}
             found += [r for r in load(path) if (r.method, r.setting) not in done]
         save(path, found)
-        for method in ("flat", "control:flat-same-cost"):
+        for method in dict.fromkeys(m.method for m in methods):
             print(method, *frontier(found, method))
 
     def _judge(self, method: Method, progress: Progress) -> None:

@@ -151,7 +151,7 @@ class FourRoom(gym.Env[Image, Array]):
         self.layout, self.render_mode = layout, "rgb_array"
         self._size = image_size
         self._world = FourRooms(layout[None], image_size, 0)
-        self._goal, self._field = np.zeros(2), np.zeros(layout.shape, np.int64)
+        self._goal = np.zeros(2)
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -172,8 +172,6 @@ class FourRoom(gym.Env[Image, Array]):
                 )
             places[name] = place.float()
         self._goal = places["goal"][0].numpy()
-        row, column = self._goal.astype(int).tolist()
-        self._field = layouts.distances(self.layout, (row, column))
         goal = world.images(places["goal"])[0].numpy()
         world.agent, world.other = places["start"], world.random_places()
         return self.render(), {"goal": goal, **self._info()}
@@ -187,10 +185,7 @@ class FourRoom(gym.Env[Image, Array]):
 
     def ahead(self, cells: int) -> Image:
         """See :class:`echelon.envs.task.KnowsTheWay`."""
-        row, column = self._world.agent[0].long().tolist()
-        there = self._goal
-        if self._field[row, column] > cells:
-            there = np.array(layouts.onward(self._field, (row, column), cells)) + 0.5
+        there = layouts.ahead(self.layout, self._world.agent[0].numpy(), self._goal, cells)
         place = torch.tensor(there, dtype=torch.float32)[None]
         return self._world.images(place)[0].numpy()
 

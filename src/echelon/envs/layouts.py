@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +149,20 @@ def onward(field: NDArray[np.int64], cell: tuple[int, ...], cells: int) -> tuple
         around = ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1))
         cell = next(there for there in around if field[there] == field[cell] - 1)
     return cell
+
+
+def ahead(layout: Layout, place: NDArray[Any], goal: NDArray[Any], cells: int) -> NDArray[Any]:
+    """``[2], [2] -> [2]``: the middle of the cell so many farther along a shortest way from a place to
+    its goal, or the goal where that is no farther.
+    """
+    here, there = (tuple(np.floor(x).astype(int).tolist()) for x in (place, goal))
+    field = _field(layout.astype(np.int8).tobytes(), layout.shape, there)
+    return np.array(onward(field, here, cells)) + 0.5 if field[here] > cells else goal
+
+
+@functools.lru_cache(1024)
+def _field(cells: bytes, shape: tuple[int, int], goal: tuple[int, int]) -> NDArray[np.int64]:
+    return distances(np.frombuffer(cells, np.int8).reshape(shape), goal)
 
 
 def check(layout: Layout) -> None:

@@ -83,7 +83,6 @@ class PointMaze(gym.Env[Image, Array]):
         self._background = draw_background(layout, image_size)
         self._cells = layouts.free_cells(layout)
         self._goal, self._radius = np.zeros(2), radius
-        self._field = np.zeros(layout.shape, np.int64)
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -101,8 +100,6 @@ class PointMaze(gym.Env[Image, Array]):
                 raise EchelonError(
                     f"{name}: {place.tolist()} lies in a wall or outside; choose a free cell"
                 )
-        row, column = self._goal.astype(int).tolist()
-        self._field = layouts.distances(self.layout, (row, column))
         self._physics.data = self._data
         down, right = options.get("velocity", (0.0, 0.0))
         self._physics.set_state(self._to_xy(start), np.array([right, -down]))
@@ -129,10 +126,7 @@ class PointMaze(gym.Env[Image, Array]):
 
     def ahead(self, cells: int) -> Image:
         """See :class:`echelon.envs.task.KnowsTheWay`."""
-        row, column = self.state[:2].astype(int).tolist()
-        there = self._goal
-        if self._field[row, column] > cells:
-            there = np.array(layouts.onward(self._field, (row, column), cells)) + 0.5
+        there = layouts.ahead(self.layout, self.state[:2], self._goal, cells)
         return draw(self._background, there[None], self.layout)[0]
 
     @property

@@ -75,17 +75,13 @@ def _ranges(far: Comparison) -> str:
     for method in dict.fromkeys(p.method for p in far.everything):
         some = far.of(method)
         if len(some) > 1:
-            rates = f"{min(some, key=_rate).rate:.0%} to {max(some, key=_rate).rate:.0%}"
+            rates = sorted(p.rate for p in some)
             spent = sorted(p.tflops_per_episode for p in some)
             parts.append(
-                f"{label(method)} {rates} in {len(some)} settings of {number(spent[0])} to "
-                f"{number(spent[-1])} TFLOPs"
+                f"{label(method)} {rates[0]:.0%} to {rates[-1]:.0%} in {len(some)} settings of "
+                f"{number(spent[0])} to {number(spent[-1])} TFLOPs"
             )
     return f"Goals {place(far.split)}, worst to best setting: {'; '.join(parts)}." if parts else ""
-
-
-def _rate(pooled: Pooled) -> float:
-    return pooled.rate
 
 
 def _controls(comparisons: Sequence[Comparison]) -> list[str]:
