@@ -408,6 +408,22 @@ def test_an_outcome_is_kept_and_not_run_again(
         experiment.outcome_of(tmp_path, model, FLAT, trials, BUDGET, TASK, QUIET)
 
 
+def test_a_layout_is_charted_once_for_all_trials_in_it(
+    model: Hierarchy, trials: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charted: list[int] = []
+    chart = Atlas.of
+
+    def noting(model: Hierarchy, layout: NDArray[np.int8]) -> Atlas:
+        charted.append(id(layout))
+        return chart(model, layout)
+
+    monkeypatch.setattr(Atlas, "of", noting)
+    experiment.outcome_of(tmp_path, model, DEEP, trials, BUDGET, TASK, QUIET)
+    assert charted == list(dict.fromkeys(id(trial.layout) for trial in trials))
+    assert len(charted) < len(trials)
+
+
 def test_a_comparison_of_methods(model: Hierarchy, trials: list[Trial], tmp_path: Path) -> None:
     methods = [RANDOM, FLAT, DEEP]
     found = experiment.compare(tmp_path, model, methods, trials, BUDGET, TASK, 2, DATA, QUIET)

@@ -109,7 +109,8 @@ def outcome_of(
         return _read(path, asked)
     atlases: list[Atlas] = []
     if located and len(method.levels) > 1:
-        made = {id(t.layout): Atlas.of(model, t.layout) for t in trials}
+        some = {id(trial.layout): trial.layout for trial in trials}
+        made = {known: Atlas.of(model, layout) for known, layout in some.items()}
         atlases = [made[id(trial.layout)] for trial in trials]
     outcome = run_trials(model, method, trials, budget, task, 0, progress, atlases)
     write_atomically(path, json.dumps({"asked": asked, **_plain(outcome)}).encode())
