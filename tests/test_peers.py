@@ -15,7 +15,7 @@ from tiny import model_config
 
 from echelon import checkpoint
 from echelon.bench import peer_planners, peers
-from echelon.bench.peer_planners import Costable, Entry, Size, Task, ours, plain_cem, stepwise
+from echelon.bench.peer_planners import Costable, Entry, Ours, Size, Task, ours, plain_cem, stepwise
 from echelon.bench.peers import Peers, as_good, counted, measure
 from echelon.models.hierarchy import Hierarchy, Level
 from echelon.planning.planner import rollout
@@ -75,7 +75,15 @@ def test_costs_are_those_of_our_rollout_however_they_are_asked_for(task: Task) -
     assert torch.allclose(total.unflatten(0, (3, 16)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [partial(ours, "cem", 1.0), partial(ours, "mppi", 1.0), plain_cem])
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(ours, Ours("cem")),
+        partial(ours, Ours("mppi", correlation=0.0)),
+        partial(ours, Ours("mppi", precision="bfloat16")),
+        plain_cem,
+    ],
+)
 def test_planners_find_their_way_within_bounds(task: Task, make: object) -> None:
     still = task.judge(task.level.prior.mean.expand(task.shape))
     plan = make(task, 0.1)
@@ -95,8 +103,9 @@ def test_what_is_spent_is_counted(task: Task) -> None:
     linear = [m for m in task.level.predictor.modules() if isinstance(m, torch.nn.Linear)]
     assert flops == 2 * calls * sum(m.weight.numel() for m in linear)
     # ours rolls out what it found once more
-    assert spent(partial(ours, "cem", 1.0))[0] == calls + 3 * 5
-    assert spent(partial(ours, "cem", 0.5))[0] == calls / 2 + 3 * 5
+    for how in (Ours("cem"), Ours("cem", precision="bfloat16")):
+        assert spent(partial(ours, how))[0] == calls + 3 * 5
+    assert spent(partial(ours, Ours("cem", effort=0.5)))[0] == calls / 2 + 3 * 5
 
 
 def test_the_temperature_is_the_best_tried(task: Task) -> None:

@@ -438,6 +438,39 @@ def test_the_watchdog_searches_again_where_the_world_departs() -> None:
     assert later.made.tolist() == [0, 0, 0]
 
 
+def test_where_plans_fail_in_a_row_the_goal_itself_is_handed_down() -> None:
+    planner, _ = clocked(watchdog=0.5, trust=2)
+    # The first environment never moves, though its plans said so; the second one follows.
+    places = [[[0.0, 0.0], [x, x]] for x in (0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8)]
+    plans = follow(planner, places, range(0, 32, 4))
+    assert [p.lost[0].item() for p in plans] == [0, 1, 1, 1, 1, 1, 1, 1]
+    assert [p.direct[0].item() for p in plans] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert [p.below.goals[-1]["z"][0, 0].item() for p in plans if p.direct[0] and p.below] == [
+        9.0
+    ] * 5
+    assert not any(p.direct[1] or p.lost[1] for p in plans)
+    with pytest.raises(EchelonError, match="set watchdog"):
+        PlannerConfig(4, 4, trust=1)
+
+
+def test_a_plan_that_is_followed_to_its_end_is_trusted_again() -> None:
+    planner, _ = clocked(watchdog=0.5, trust=2)
+    # One plan is lost, the next one is followed to its end, and another is lost.
+    places = [[[x, x]] for x in (0.0, 0.0, 0.4, 0.8, 1.2, 1.2)]
+    plans = follow(planner, places, range(0, 24, 4))
+    assert [p.lost.item() for p in plans] == [0, 1, 1, 1, 0, 1]
+    assert not any(p.direct for p in plans)
+
+
 def test_near_the_goal_planning_enters_below() -> None:
     planner, searches = clocked(enter=1.0)
     # One step here is 0.4 in each direction.

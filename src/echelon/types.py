@@ -165,7 +165,9 @@ class Plan:
     gap: Tensor
     """[B] how far it was then, by this level's distance"""
     direct: Tensor
-    """[B] bool, whether the goal itself is handed down, being near"""
+    """[B] bool, whether the goal itself is handed down, being near, or plans not being trusted"""
+    lost: Tensor
+    """[B] plans in a row, before this one, that the watchdog gave up"""
     spent: Spent
     """by this level alone, in the call that returned it; nothing where the plan was kept"""
     below: Plan | None = None

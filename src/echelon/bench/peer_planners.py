@@ -20,8 +20,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from echelon.config import OptimizerConfig, PlannerConfig
+from echelon.config import OptimizerConfig, PlannerConfig, Precision
 from echelon.models.hierarchy import LatentState, Level
+from echelon.models.precision import in_precision
 from echelon.planning.costs import DistanceCost
 from echelon.planning.noise import correlated
 from echelon.planning.planner import build, rollout
@@ -112,14 +113,42 @@ class Task:
             return self.cost(states, self.goal).mean().item()
 
 
-def ours(kind: Literal["cem", "mppi"], effort: float, task: Task, temperature: float) -> Plan:
-    """The planner of `echelon.load`, flat."""
-    size = task.size
+@dataclass(frozen=True)
+class Ours:
+    """The planner of `echelon.load`, flat, with what is not its default."""
+
+    kind: Literal["cem", "mppi"]
+    effort: float = 1.0
+    correlation: float = OptimizerConfig.correlation
+    precision: Precision = "float32"
+
+    @property
+    def name(self) -> str:
+        """Such as ``MPPI, white noise, bfloat16``."""
+        parts = [self.kind.upper(), f"effort {self.effort:g}" if self.effort < 1 else ""]
+        parts += ["" if self.correlation else "white noise"]
+        parts += ["" if self.precision == "float32" else self.precision]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def entry(self) -> Entry:
+        temperatures = OURS if self.kind == "mppi" else (1.0,)
+        return Entry(self.name, "echelon", partial(ours, self), temperatures)
+
+
+def ours(how: Ours, task: Task, temperature: float) -> Plan:
+    """Plans of one of our planners."""
+    size, effort = task.size, how.effort
     search = OptimizerConfig(
-        kind, size.candidates, size.iterations, size.elites, temperature=temperature
+        how.kind,
+        size.candidates,
+        size.iterations,
+        size.elites,
+        how.correlation,
+        temperature=temperature,
     )
     config = PlannerConfig(size.horizon, size.horizon, search, minimum=0.0)
-    planner = build([task.level], [config], [task.cost])
+    planner = build([in_precision(task.level, how.precision)], [config], [task.cost])
 
     @torch.no_grad()
     def plan(seed: int) -> Tensor:
@@ -274,9 +303,13 @@ OURS, THEIRS = (0.01, 0.03, 0.1), (0.0005, 0.002, 0.01, 0.5)
 
 SWM, MPPI = "stable-worldmodel", "pytorch-mppi"
 ENTRIES = (
-    Entry("CEM", "echelon", partial(ours, "cem", 1.0)),
-    Entry("MPPI", "echelon", partial(ours, "mppi", 1.0), OURS),
-    *(Entry(f"MPPI, effort {e:g}", "echelon", partial(ours, "mppi", e), OURS) for e in EFFORTS),
+    Ours("cem").entry,
+    Ours("mppi").entry,
+    *(Ours("mppi", effort).entry for effort in EFFORTS),
+    Ours("mppi", correlation=0.0).entry,
+    Ours("cem", precision="bfloat16").entry,
+    Ours("mppi", precision="bfloat16").entry,
+    Ours("mppi", correlation=0.0, precision="bfloat16").entry,
     Entry("batched CEM", "plain", plain_cem),
     Entry("CEM", SWM, partial(stable_worldmodel, "CEMSolver", True)),
     Entry("CEM, one by one", SWM, partial(stable_worldmodel, "CEMSolver", False)),

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from echelon import __version__
@@ -198,11 +199,12 @@ def counted(level: Level, plan: Plan) -> tuple[int, int]:
     """Predictor calls of a plan, a row each, and floating-point operations of its matrix products."""
     calls = 0
 
-    def count(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def count(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         nonlocal calls
-        calls += arguments[0].shape[:-1].numel()
+        if isinstance(module, type(level.predictor)):  # copies in reduced precision too
+            calls += arguments[0].shape[:-1].numel()
 
-    handle = level.predictor.register_forward_pre_hook(count)
+    handle = register_module_forward_pre_hook(count)
     try:
         with FlopCounterMode(display=False) as counter:
             plan(0)

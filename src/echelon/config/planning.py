@@ -109,6 +109,9 @@ class PlannerConfig:
     watchdog: float | None = None
     """of a subgoal's distance, how much more may be left than time allows, before the world counts
     as having departed from the plan; None does not look"""
+    trust: int = 0
+    """plans in a row that the watchdog may give up; after them the goal itself is handed down, for as
+    long as a plan is kept, and then one plan is tried again. 0 never stops planning here"""
     enter: float = 0.0
     """steps of this level within which a goal counts as near: it is handed down, and nothing is
     searched here; 0 always searches"""
@@ -138,6 +141,8 @@ class PlannerConfig:
             raise EchelonError(
                 "support, doubt, reach, reached, enter and watchdog: must not be below 0"
             )
+        if self.trust < 0 or (self.trust and self.watchdog is None):
+            raise EchelonError("trust: a number of plans that the watchdog gave up; set watchdog")
 
     @property
     def watched(self) -> bool:

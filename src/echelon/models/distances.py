@@ -14,7 +14,7 @@ UNITS = 8.0
 
 def root_mean_square(z: Tensor, goal: Tensor) -> Tensor:
     """``z [..., D], goal [..., D] -> [...]``, of the difference of the latents."""
-    return (z - goal).square().mean(-1).sqrt()
+    return torch.linalg.vector_norm(z - goal, dim=-1) * z.shape[-1] ** -0.5
 
 
 class Quasimetric(nn.Module):

@@ -35,7 +35,9 @@ def tick(
         left = distance(state, tree_at(plan.states, plan.aim))
         if config.watchdog is not None:
             ahead = (1 - elapsed / duration).clamp_min(0)
-            due = due | (left > (ahead + config.watchdog) * plan.gap) & ~plan.direct
+            lost = (left > (ahead + config.watchdog) * plan.gap) & ~plan.direct
+            plan = replace(plan, lost=plan.lost + lost)
+            due = due | lost
         early = (left <= config.reached * plan.gap) & (steps == 0)
         steps = steps + early.long()
         plan = replace(plan, since=torch.where(early, now - duration, plan.since))
@@ -44,4 +46,5 @@ def tick(
     if config.watched:
         gap = distance(state, tree_at(plan.states, plan.aim))
         plan = replace(plan, gap=torch.where(steps > 0, gap, plan.gap))
-    return plan, steps > 0, due | (plan.aim >= config.horizon)
+    done = plan.aim >= config.horizon
+    return replace(plan, lost=plan.lost * ~done), steps > 0, due | done

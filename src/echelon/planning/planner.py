@@ -149,11 +149,13 @@ class Planner:
         old: Plan | None,
         search: Search,
     ) -> Plan:
-        """New plans; where the goal is near, it is handed down and nothing is searched."""
-        if self.below is None or not self.config.enter:
+        """New plans; where the goal is near, or plans have failed, it is handed down unsearched."""
+        if self.below is None or not (self.config.enter or self.config.trust):
             return self.find(states, goals, old, search, self.config.options)
         away = self.cost.distance(states[-1], goals[-1])
         near = away <= self.config.enter * self.step_distance
+        if self.config.trust and old is not None:
+            near = near | (old.lost >= self.config.trust)
         far = (~near).nonzero().squeeze(1)
         if len(far) == len(away):
             plan = self.find(states, goals, old, search, self.config.options)
@@ -193,7 +195,8 @@ class Planner:
         spent = spent_on(batch, self.config.horizon, macs, away.device)
         below = None if old is None else old.below
         aim = torch.zeros_like(time)
-        return Plan(start, ahead, away, goals, time, aim, time, away, direct, spent, below)
+        lost = aim if old is None else old.lost.clamp_max(max(0, self.config.trust - 1))
+        return Plan(start, ahead, away, goals, time, aim, time, away, direct, lost, spent, below)
 
     def find(
         self,
@@ -238,7 +241,10 @@ class Planner:
         made = torch.full_like(best, search.now)
         spent = replace(spent, seconds=time.perf_counter() - began)
         aim = torch.zeros_like(best)
-        return Plan(actions, predicted, cost, goals, made, aim, made, gap, direct, spent, below)
+        lost = aim if old is None else old.lost
+        return Plan(
+            actions, predicted, cost, goals, made, aim, made, gap, direct, lost, spent, below
+        )
 
     def roll_out(self, state: State, actions: Tensor) -> State:
         """``state [B, ...], actions [B, K, H, A] -> states [B, K, H, ...]``"""

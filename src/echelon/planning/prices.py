@@ -90,7 +90,7 @@ class Prices:
             return macs
         known = planner.known(goals)
         macs += self.watch(states[-1]) + self.lower(states[-1])
-        if config.enter:
+        if config.enter or config.trust:
             macs += self.distance(states[-1], goals[-1])
         if config.options > 1:
             once = below.prices._whole_search(states[-2], known[-1], effort, 1)

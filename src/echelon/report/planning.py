@@ -88,6 +88,45 @@ def _paired(maze: str, figures: Figures) -> list[str]:
     ]
 
 
+def beside_flat(records: Sequence[Record], table: Sequence[Record]) -> str:
+    """At the far goals of each maze: the best hierarchy of the table against flat planning on latents
+    that costs no more, and the cheapest one that is as good as flat planning ever is.
+    """
+    cells = dict(_by_maze(table))
+    parts: list[str] = []
+    for maze, pooled in _by_maze(records):
+        far = pooled[0].split
+        here = [p for p in cells.get(maze, []) if p.split == far]
+        ours = [p for p in here if p.levels > 1 and p.setting != "auto"]
+        flat = [*pooled, *(p for p in here if p.setting == "latent-1")]
+        if not ours:
+            continue
+        best = max(ours, key=lambda p: (p.rate, -p.tflops_per_episode))
+        no_dearer = [p for p in flat if p.tflops_per_episode <= best.tflops_per_episode]
+        equal = max(no_dearer, key=lambda p: p.rate, default=None)
+        cheapest = equal or min(flat, key=lambda p: p.tflops_per_episode)
+        parts.append(
+            f"{maze} maze, {_where(far)}: the best hierarchy, `{best.setting}`, reaches {_rate(best)} "
+            f"at {number(best.tflops_per_episode)} TFLOPs; flat planning on latents, "
+            f"{'at no more than that' if equal else 'at its cheapest'}, {_rate(cheapest)} at "
+            f"{number(cheapest.tflops_per_episode)}. "
+        )
+        most = max(flat, key=lambda p: (p.rate, -p.tflops_per_episode))
+        as_good = [p for p in ours if p.rate >= most.rate]
+        parts[-1] += (
+            f"Flat planning's best is {_rate(most)} at {number(most.tflops_per_episode)}, its dearest "
+            f"setting takes {number(max(p.tflops_per_episode for p in flat))}; "
+        )
+        least = min(as_good, key=lambda p: p.tflops_per_episode, default=None)
+        parts[-1] += (
+            "no hierarchy is as good."
+            if least is None
+            else f"`{least.setting}` is as good for "
+            f"{least.tflops_per_episode / most.tflops_per_episode:.1%} of its compute."
+        )
+    return "\n\n".join(parts)
+
+
 def one_by_one(records: Sequence[Record], _: Figures) -> str:
     """A row a setting of a study, a column pair a maze."""
     mazes = dict(_by_maze(records))

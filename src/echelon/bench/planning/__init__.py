@@ -17,7 +17,7 @@ from echelon.files import alone, read_json, write_rows
 from echelon.progress import Progress
 from echelon.records import Record, load, save
 from echelon.report import Page
-from echelon.report.planning import TABLES, picture
+from echelon.report.planning import TABLES, beside_flat, picture
 from echelon.types import EchelonError
 
 
@@ -89,7 +89,10 @@ def shown(out: Path, study: str) -> str:
     path = out / f"{study}-figures.json"
     figures = read_json(path) if path.exists() else []
     records = _records(out, study)
-    return TABLES[study](records, figures).strip("\n") if records else "Not measured yet."
+    if not records:
+        return "Not measured yet."
+    text = TABLES[study](records, figures).strip("\n")
+    return f"{text}\n\n{beside_flat(records, _records(out, 'table'))}" if study == "flat" else text
 
 
 def drawn(out: Path, path: Path) -> None:

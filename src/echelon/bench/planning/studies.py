@@ -29,6 +29,8 @@ from echelon.records import Record
 STRENGTHS = (0.5, 1.0, 2.0)
 """of the noise on the coarse predictor, in usual changes of its latent from one step to the next"""
 LONG = (
+    FlatSetting(50, 8, replan=40, minimum=1.0),
+    FlatSetting(100, 8, replan=50, minimum=1.0),
     FlatSetting(100, 8, replan=20, minimum=1.0),
     FlatSetting(150, 8, replan=20, minimum=1.0),
     FlatSetting(200, 16, replan=20, minimum=1.0),
