@@ -15,7 +15,7 @@ from echelon import cli
 from echelon.auto import race
 from echelon.bench import planning
 from echelon.bench.planning import Planning, cells, studies
-from echelon.bench.planning.cells import AUTO, CELLS, Cell
+from echelon.bench.planning.cells import AUTO, CELLS, LESS, Cell
 from echelon.bench.planning.mazes import MAZES, Maze, Models, train, variants
 from echelon.bench.planning.studies import STUDIES, Bed, Ways, damaged, unreachable
 from echelon.bench.variants import configured
@@ -23,8 +23,9 @@ from echelon.envs.mazes import HELD_OUT_LAYOUTS
 from echelon.evaluation import Outcome
 from echelon.presets import FlatSetting, settings_of
 from echelon.progress import Progress
-from echelon.records import load
+from echelon.records import Dataset, Record, load
 from echelon.report import read_section
+from echelon.report.planning import beside_flat
 
 ROOT = Path(__file__).parent.parent
 QUIET = Progress(quiet=True)
@@ -117,12 +118,12 @@ def test_the_table_compares_each_hierarchy_with_flat_planning_on_its_cost(
 ) -> None:
     bed = beds["table"]
     splits = [*bed.maze.splits, HELD_OUT_LAYOUTS]
-    assert {r.setting for r in bed.records} == {c.name for c in (*CELLS, AUTO)}
-    assert len(bed.records) == len(splits) * (len(CELLS) + 1)
+    assert {r.setting for r in bed.records} == {c.name for c in (*CELLS, AUTO)} | {LESS.setting}
+    assert len(bed.records) == len(splits) * (len(CELLS) + 2)
     paired = bed.figures["paired"]
-    assert {(p["cell"], p["setting"]) for p in paired} == {
-        (c.name, f"{c.cost}-1") for c in CELLS if c.depth > 1
-    }
+    same_cost = {(c.name, f"{c.cost}-1") for c in CELLS if c.depth > 1}
+    less = {(f"latent-{depth}", LESS.setting) for depth in (2, 3)}
+    assert {(p["cell"], p["setting"]) for p in paired} == same_cost | less
     assert {p["split"] for p in paired} == set(splits)
 
 
@@ -170,6 +171,45 @@ def test_a_maze_or_a_study_that_there_is_not_is_one_line(
     assert cli.main([*command, "--trials", "1"]) == 2
     assert Planning().trials == 100
     assert Cell("graph", 2).name == "graph-2"
+
+
+def test_the_best_hierarchy_is_set_beside_flat_planning_at_its_compute_and_at_its_best() -> None:
+    def record(setting: str, levels: int, successes: int, tflops: float) -> Record:
+        return Record(
+            task="point-maze-planning-tiny",
+            split="5+",
+            method="flat" if levels == 1 else "hierarchical",
+            setting=setting,
+            levels=levels,
+            seed=0,
+            episodes=100,
+            successes=successes,
+            predictor_calls_per_episode=1.0,
+            tflops_per_episode=tflops,
+            seconds_per_decision=0.0,
+            env_steps_budget=1,
+            model_params=1,
+            dataset=Dataset("x", 1, "0"),
+            device="cpu",
+            threads=1,
+            command="echelon",
+            commit="0",
+            date="2026-01-01",
+        )
+
+    table = [
+        record("graph-2", 2, 80, 1.0),
+        record("graph-3", 3, 97, 2.0),
+        record("graph-1", 1, 99, 1.0),
+        record("latent-1", 1, 10, 1.5),
+    ]
+    flat = [record("cem-a", 1, 20, 1.8), record("cem-b", 1, 75, 40.0), record("cem-c", 1, 5, 64.0)]
+    says = beside_flat(flat, table)
+    assert "`graph-3`, reaches 97% [91–99] at 2.00 TFLOPs" in says
+    assert "at no more than that, 20% [13–29] at 1.80" in says
+    assert "best is 75% [65–83] at 40.0, its dearest setting takes 64.0" in says
+    assert "`graph-2` is as good for 2.5% of its compute" in says
+    assert "at its cheapest, 20%" in beside_flat(flat, [record("graph-2", 2, 80, 1.0)])
 
 
 def test_the_page_shows_what_the_records_say(beds: dict[str, Bed], tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def settings_of(
     where a hierarchy has no such distance.
 
     Flat: long searches where the cost is deceptive far away, short ones where it is not. Above that,
-    plans that are made anew at every turn, or followed until they are used up or fail (patient).
+    plans that are made anew at every turn, or followed until they are used up or fail (patient); and
+    where the cost is deceptive, those that look as far as flat ones do (long).
     """
     name = f"{cost}-{depth}"
     if depth == 1:
@@ -91,11 +92,17 @@ def settings_of(
     small = replace(
         fine, horizon=6, replan=4, optimizer=replace(fine.optimizer, candidates=8, elites=1)
     )
-    return {
+    found = {
         name: (fine, *eager),
         f"{name}-patient": (fine, *patient),
         f"{name}-patient-small": (small, *patient),
     }
+    if cost == "latent":
+        *middle, top = patient
+        once = replace(top.optimizer, candidates=32, iterations=2, elites=4)
+        far = replace(top, horizon=200 // model.durations[depth - 1], minimum=1.0, optimizer=once)
+        found[f"{name}-long"] = (small, *middle, replace(far, watchdog=None))
+    return found
 
 
 def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[PlannerConfig, ...]:

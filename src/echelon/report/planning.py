@@ -17,6 +17,7 @@ from echelon.report.style import LIGHT, Axes, Figure, Series, dress, level_colou
 
 COSTS = {
     "latent": "latent L2",
+    "latent-less": "latent L2, less search",
     "upper": "own upper latent",
     "learned": "quasimetric",
     "graph": "landmark graph",
@@ -44,7 +45,10 @@ def costs_by_levels(records: Sequence[Record], figures: Figures) -> str:
 def _table(known: Mapping[str, Pooled], figures: Figures, away: bool) -> list[str]:
     lines = ["| Cost | flat | 2 levels | 3 levels |", "|---|--:|--:|--:|"]
     for cost, name in COSTS.items():
-        cells = [_cell(known.get(f"{cost}-{d}"), figures, away) for d in (1, 2, 3)]
+        found = [known.get(f"{cost}-{d}") for d in (1, 2, 3)]
+        if not any(found):
+            continue
+        cells = [_cell(pooled, figures, away) for pooled in found]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if auto := known.get("auto"):
         lines.append(f"| chosen from all | {_cell(auto, [], away)} | | |")
@@ -67,15 +71,17 @@ def _cell(pooled: Pooled | None, figures: Figures, away: bool) -> str:
 
 def _paired(maze: str, figures: Figures) -> list[str]:
     """Where a hierarchy and flat planning on the same cost differ on the same trials."""
-    sums: dict[tuple[str, str], list[int]] = {}
+    sums: dict[tuple[str, str, bool], list[int]] = {}
     for figure in figures:
         for pair in figure["paired"]:
-            counts = sums.setdefault((pair["split"], pair["cell"]), [0, 0])
+            less = "less" in pair["setting"]
+            counts = sums.setdefault((pair["split"], pair["cell"], less), [0, 0])
             counts[0] += pair["only_hierarchical"]
             counts[1] += pair["only_other"]
     told = [
-        f"{cell}, {_where(split)}: {ours} against {theirs} (p = {paired_p(ours, theirs):.2g})"
-        for (split, cell), (ours, theirs) in sums.items()
+        f"{cell}{' beside less search' if less else ''}, {_where(split)}: {ours} against {theirs} "
+        f"(p = {paired_p(ours, theirs):.2g})"
+        for (split, cell, less), (ours, theirs) in sums.items()
         if paired_p(ours, theirs) < 0.05
     ]
     if not sums:
@@ -98,7 +104,7 @@ def beside_flat(records: Sequence[Record], table: Sequence[Record]) -> str:
         far = pooled[0].split
         here = [p for p in cells.get(maze, []) if p.split == far]
         ours = [p for p in here if p.levels > 1 and p.setting != "auto"]
-        flat = [*pooled, *(p for p in here if p.setting == "latent-1")]
+        flat = [*pooled, *(p for p in here if p.setting in ("latent-1", "latent-less-1"))]
         if not ours:
             continue
         best = max(ours, key=lambda p: (p.rate, -p.tflops_per_episode))
@@ -223,8 +229,8 @@ def _dot(axes: Axes, pooled: Pooled) -> None:
 
 def _legend(made: Figure, axes: Axes) -> None:
     """Beside the panels, where it covers nothing."""
-    for cost, name in COSTS.items():
-        axes.plot([], [], MARKERS[cost], color=LIGHT["soft"], label=name, markersize=9)
+    for cost, marker in MARKERS.items():
+        axes.plot([], [], marker, color=LIGHT["soft"], label=COSTS[cost], markersize=9)
     axes.plot([], [], "s", color=level_colour(0), mfc="white", label="flat, longer search")
     for depth, name in enumerate(("flat", "2 levels", "3 levels")):
         axes.plot([], [], "-", color=level_colour(depth), linewidth=4, label=name)

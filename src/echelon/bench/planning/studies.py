@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from echelon.bench.planning.cells import AUTO, CELLS, Cell, agreements, choose, topped
+from echelon.bench.planning.cells import AUTO, CELLS, LESS, Cell, agreements, choose, topped
 from echelon.bench.planning.mazes import Maze, Models
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
@@ -102,12 +102,14 @@ def table(bed: Bed) -> None:
             cell: (method, bed.run("table", method, split, cell.model(bed.models)))
             for cell, method in chosen.items()
         }
+        less = LESS, bed.run("table", LESS, split, bed.models.shared)
         trials = bed.maze.trials(bed.seed, bed.trials, split)
         for cell, (method, outcome) in done.items():
             if cell.depth > 1:
                 flat = next(v for c, v in done.items() if (c.cost, c.depth) == (cell.cost, 1))
-                found = pairs(trials, dict([(method, outcome), flat]))
-                paired += [{"cell": cell.name, **pair} for pair in found]
+                for other in (flat, less) if cell.cost == "latent" else (flat,):
+                    found = pairs(trials, dict([(method, outcome), other]))
+                    paired += [{"cell": cell.name, **pair} for pair in found]
     bed.figures["paired"] = paired
     bed.figures["agreement"] = agreements(bed.maze, bed.models)
     bed.figures["chosen"] = {cell.name: read_json(bed.race(cell)) for cell in chosen}
@@ -121,12 +123,19 @@ def flat(bed: Bed) -> None:
 
 
 def damage(bed: Bed) -> None:
-    """A coarse predictor that is wrong, with and without a watchdog."""
+    """A coarse predictor that is wrong, with and without a watchdog; and where level 0 is judged by the
+    coarse distance besides, and handed the goal where plans fail.
+    """
     base = bed.patient()
+    tried = {
+        "blind": topped(base, watchdog=None),
+        "watchdog": base,
+        "lift": topped(base, hand_down="lift"),
+        "lift-trust": topped(base, hand_down="lift", trust=2),
+    }
     for strength in (0.0, *STRENGTHS):
         model = damaged(bed.models.own, strength)
-        for name, watchdog in (("blind", None), ("watchdog", 0.5)):
-            method = topped(base, watchdog=watchdog)
+        for name, method in tried.items():
             method = replace(method, setting=f"damage-{strength:g}-{name}")
             bed.run("damage", method, bed.maze.far, model)
 
@@ -172,6 +181,7 @@ def reach(bed: Bed) -> None:
         "support": topped(naive, support=1.0),
         "options": topped(naive, options=4, reach=0.3),
         "bank-support-options": topped(bank, support=1.0, options=4, reach=0.3),
+        "followed": bed.patient(),
     }
     limit = _longest_way(bed)
     shares: dict[str, Any] = {"limit_cells": round(limit, 3)}
@@ -236,6 +246,7 @@ def search(bed: Bed) -> None:
         "support-1": topped(base, support=1.0),
         "options-4": topped(base, options=4, reach=0.3),
         "lift": topped(base, hand_down="lift"),
+        "lift-trust": topped(base, hand_down="lift", trust=2),
         "early-stop": _searched(base, iterations=6, agreement=0.3),
         "no-early-stop": _searched(base, iterations=6),
         "white": _searched(base, correlation=0.0),
