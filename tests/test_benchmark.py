@@ -18,10 +18,11 @@ from echelon.bench.benchmark import Benchmark, Run, run
 from echelon.bench.diverse_maze import DIVERSE_MAZE, DiverseMaze, held_out_layouts
 from echelon.bench.four_room import FourRoomDistractors
 from echelon.collect import CollectConfig
-from echelon.config import EncoderConfig, StageConfig
+from echelon.config import EncoderConfig, ModelConfig, StageConfig, TrainConfig
 from echelon.data.episodes import Episodes
 from echelon.envs.mazes import spread_trials
 from echelon.files import read_json
+from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
 from echelon.records import load
 from echelon.report import read_section
@@ -32,19 +33,27 @@ ALL = (DiverseMaze, FourRoomDistractors)
 
 
 def tiny(mine: Benchmark) -> Benchmark:
-    fine, above = mine.model.levels
-    small = {"width": 8, "glimpse": 3, "lift_width": 8}
-    levels = (replace(fine, **small, rollout=3), replace(above, **small, rollout=1))
-    stages = (StageConfig((), 2, 4, train_encoder=True), StageConfig((0, 1), 2, 4))
+    def model(whole: ModelConfig) -> ModelConfig:
+        small = {"width": 8, "glimpse": 3, "lift_width": 8, "rollout": 1}
+        levels = tuple(replace(level, **small) for level in whole.levels)
+        encoder = EncoderConfig("keypoints", grid=8)
+        return replace(whole, levels=levels, encoder=encoder, bank_size=16)
+
+    def train(whole: TrainConfig) -> TrainConfig:
+        stages = tuple(replace(stage, steps=2, batch_size=4) for stage in whole.stages)
+        return replace(whole, stages=stages, held_out=0.5)
+
     mazes = {"mazes": 2} if mine is DIVERSE_MAZE else {}
     return replace(
         mine,
         budgets=dict.fromkeys(mine.budgets, 3),
-        collection=replace(mine.collection, episodes=4, steps=20, **mazes),
-        model=replace(
-            mine.model, levels=levels, encoder=EncoderConfig("keypoints", grid=8), bank_size=16
+        collection=replace(mine.collection, episodes=4, steps=64, **mazes),
+        model=model(mine.model),
+        train=train(mine.train),
+        others=tuple(
+            replace(other, model=model(other.model), train=train(other.train))
+            for other in mine.others
         ),
-        train=replace(mine.train, stages=stages, held_out=0.5),
     )
 
 
@@ -66,8 +75,11 @@ def test_it_collects_trains_judges_and_writes_a_page(
     out = tmp_path / "out" / name
     run(mine, asked, Progress(quiet=True))
     records = load(out / "records.json")
-    methods = {(method.method, method.setting) for method in whole.methods(whole.model)}
-    assert {(r.method, r.setting) for r in records} == methods
+    methods = [m for made in whole.models for m in made.methods(made.model)]
+    assert {(r.method, r.setting) for r in records} == {(m.method, m.setting) for m in methods}
+    assert {r.levels for r in records} == {1, 2, 3, 4}
+    paired = read_json(out / "paired.json")
+    assert len(paired) == len(whole.budgets) * (len(methods) - 1)
     assert {r.split for r in records} == set(whole.budgets)
     seconds = read_json(out / "seconds.json")
     (took,) = seconds["seeds"]
@@ -123,6 +135,15 @@ def test_the_task_that_the_docs_make_is_one(
         assert low <= min(away) <= max(away) <= high
     methods = {(r.method, r.setting) for r in load(tmp_path / "plane" / "records.json")}
     assert methods == {(m.method, m.setting) for m in mine.methods(mine.model)}
+
+
+@pytest.mark.parametrize("mine", [c.benchmark for c in ALL], ids=[c.benchmark.name for c in ALL])
+def test_one_level_is_matched_in_its_parameters(mine: Benchmark) -> None:
+    def parameters(model: ModelConfig) -> int:
+        return sum(p.numel() for p in Hierarchy(model, 2).parameters())
+
+    matched = next(made for made in mine.models if made.name == "matched")
+    assert parameters(matched.model) == pytest.approx(parameters(mine.model), rel=0.05)
 
 
 @pytest.mark.parametrize("mine", [c.benchmark for c in ALL], ids=[c.benchmark.name for c in ALL])

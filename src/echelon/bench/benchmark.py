@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from echelon import checkpoint
 from echelon.bench.jobs import side_by_side
@@ -21,11 +21,11 @@ from echelon.config import ModelConfig, TrainConfig
 from echelon.data.episodes import Episodes
 from echelon.demo import device
 from echelon.envs.task import Task, Trial
-from echelon.evaluation import Method
-from echelon.experiment import Results, compare, tested
+from echelon.evaluation import Method, Outcome, provenance, to_records
+from echelon.experiment import Results, outcome_of, pairs, tested
 from echelon.files import alone, read_json, write_json
 from echelon.progress import Progress
-from echelon.records import load, save
+from echelon.records import Record, load, save
 from echelon.report import Page
 from echelon.report.published import Published, published_picture, published_table
 from echelon.trainer import Trainer
@@ -34,6 +34,22 @@ from echelon.types import EchelonError
 
 SECONDS = "seconds.json"
 PARTS = ("collect", "train", "judge")
+
+
+Methods: TypeAlias = Callable[[ModelConfig], Sequence[Method]]
+"""what is judged with a model"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model of a task, how it is trained, and what is judged with it."""
+
+    name: str
+    model: ModelConfig
+    train: TrainConfig
+    methods: Methods
+    start: str | None = None
+    """the model whose encoder and levels it goes on from"""
 
 
 @dataclass(frozen=True)
@@ -57,8 +73,15 @@ class Benchmark:
     train: TrainConfig
     trials: Callable[[Benchmark, Episodes, int, int], Sequence[Trial]]
     """of all splits, from the seed's episodes, how many a split, and the seed"""
-    methods: Callable[[ModelConfig], Sequence[Method]]
-    """what is compared, on every split"""
+    methods: Methods
+    """what is compared, on every split; its first hierarchical one is the task's"""
+    others: tuple[Trained, ...] = ()
+    """other models, whose methods are judged beside"""
+
+    @property
+    def models(self) -> tuple[Trained, ...]:
+        """All models, the task's own first."""
+        return (Trained("base", self.model, self.train, self.methods), *self.others)
 
 
 @dataclass(frozen=True)
@@ -104,15 +127,20 @@ def run(mine: Benchmark, asked: Run, progress: Progress) -> None:
     if asked.trials < 1:
         raise EchelonError(f"trials: {asked.trials} measure nothing; use at least 1")
     asked.shows.check()  # a page that cannot be written is told now
-    pieces = list(product(asked.seeds, mine.budgets, mine.methods(mine.model)))
+    begun = list(product(mine.models, asked.seeds))
+    pieces = [
+        (seed, split, made, method)
+        for seed, split, made in product(asked.seeds, mine.budgets, mine.models)
+        for method in made.methods(made.model)
+    ]
     whole = asked.runs / mine.name / SECONDS
     with clocked(whole, "all"):
-        side_by_side(partial(train, mine, asked), asked.seeds, asked.jobs, "train", progress)
-        side_by_side(partial(judge, mine, asked), pieces, asked.jobs, "judge", progress)
+        side_by_side(partial(_train, mine, asked), begun, asked.jobs, "train", progress)
+        side_by_side(partial(_judge, mine, asked), pieces, asked.jobs, "judge", progress)
     everything, seconds = Results(), list[Mapping[str, float]]()
     for seed in asked.seeds:
         for split in mine.budgets:
-            everything.add(judged(mine, asked, seed, split, mine.methods(mine.model), progress))
+            everything.add(judged(mine, asked, seed, split, progress))
         seconds.append({"seed": seed, **read_json(_folder(mine, asked, seed) / SECONDS)})
     out = asked.out / mine.name
     save(out / "records.json", everything.records)
@@ -125,56 +153,88 @@ def _folder(mine: Benchmark, asked: Run, seed: int) -> Path:
     return asked.runs / mine.name / f"seed-{seed}"
 
 
-def train(mine: Benchmark, asked: Run, seed: int, progress: Progress) -> None:
-    """A seed's episodes and model, where they are not there yet; its trials are frozen in between."""
+def _train(mine: Benchmark, asked: Run, piece: tuple[Trained, int], progress: Progress) -> None:
+    train(mine, asked, *piece, progress)
+
+
+def train(mine: Benchmark, asked: Run, made: Trained, seed: int, progress: Progress) -> Path:
+    """A seed's episodes and one model, where they are not there yet; its trials are frozen in between.
+    The model's checkpoint.
+    """
+    folder, start = _folder(mine, asked, seed), None
+    if made.start:
+        before = next(other for other in mine.models if other.name == made.start)
+        start = str(train(mine, asked, before, seed, progress))
+    with alone(folder):
+        episodes = _collected(mine, asked, seed, progress)
+    own = folder / made.name
+    with alone(own), clocked(folder / SECONDS, "train"):
+        options, truth = replace(made.train, seed=seed, start_from=start), MazeTruth.of(episodes)
+        trainer = Trainer(episodes, made.model, options, own, truth)
+        trainer.run(progress)
+    return trainer.checkpoint
+
+
+def _collected(mine: Benchmark, asked: Run, seed: int, progress: Progress) -> Episodes:
     folder = _folder(mine, asked, seed)
     data = folder / "episodes.h5"
-    with alone(folder):
-        with clocked(folder / SECONDS, "collect"):
-            if not data.exists():
-                mine.collect(replace(mine.collection, seed=seed), data, progress)
-            episodes = Episodes.open(data)
-        trials = mine.trials(mine, episodes, asked.trials, seed)
-        with alone(folder.parent):
-            keep_to(asked.out / "manifests" / f"{mine.name}.json", seed, trials)
-        with clocked(folder / SECONDS, "train"):
-            options, truth = replace(mine.train, seed=seed), MazeTruth.of(episodes)
-            Trainer(episodes, mine.model, options, folder, truth).run(progress)
+    with clocked(folder / SECONDS, "collect"):
+        if not data.exists():
+            mine.collect(replace(mine.collection, seed=seed), data, progress)
+        episodes = Episodes.open(data)
+    trials = mine.trials(mine, episodes, asked.trials, seed)
+    with alone(folder.parent):
+        keep_to(asked.out / "manifests" / f"{mine.name}.json", seed, trials)
+    return episodes
 
 
-def judge(mine: Benchmark, asked: Run, piece: tuple[int, str, Method], progress: Progress) -> None:
-    """What one method of a seed's model reaches on one split."""
-    seed, split, method = piece
-    judged(mine, asked, seed, split, [method], progress)
+def _judge(
+    mine: Benchmark, asked: Run, piece: tuple[int, str, Trained, Method], progress: Progress
+) -> None:
+    """What one method of one of a seed's models reaches on one split."""
+    seed, split, made, method = piece
+    _judged(mine, asked, seed, split, made, [method], progress)
 
 
-def judged(
+def judged(mine: Benchmark, asked: Run, seed: int, split: str, progress: Progress) -> Results:
+    """What all methods of all models reach on one split, run where that is not known yet."""
+    found, outcomes = Results(), dict[Method, Outcome]()
+    for made in mine.models:
+        records, more = _judged(mine, asked, seed, split, made, made.methods(made.model), progress)
+        found.records += records
+        outcomes |= more
+    found.pairs = pairs(_trials(mine, asked, seed, split), outcomes)
+    return found
+
+
+def _trials(mine: Benchmark, asked: Run, seed: int, split: str) -> list[Trial]:
+    episodes = Episodes.open(_folder(mine, asked, seed) / "episodes.h5")
+    return [t for t in mine.trials(mine, episodes, asked.trials, seed) if t.split == split]
+
+
+def _judged(
     mine: Benchmark,
     asked: Run,
     seed: int,
     split: str,
+    made: Trained,
     methods: Sequence[Method],
     progress: Progress,
-) -> Results:
-    """What methods reach on one split, run where that is not known yet."""
+) -> tuple[list[Record], dict[Method, Outcome]]:
     folder = _folder(mine, asked, seed)
-    path, episodes = folder / "checkpoint.safetensors", Episodes.open(folder / "episodes.h5")
-    trials = mine.trials(mine, episodes, asked.trials, seed)
+    path = folder / made.name / "checkpoint.safetensors"
     model = checkpoint.load_model(path, device())
-    identity = checkpoint.describe(path)["about"]["data"]
+    data, budget = checkpoint.describe(path)["about"]["data"], mine.budgets[split]
+    shared = provenance(mine.task.name, model, data, seed, budget)
+    trials, records = _trials(mine, asked, seed, split), list[Record]()
+    outcomes: dict[Method, Outcome] = {}
     with clocked(folder / SECONDS, "judge"):
-        return compare(
-            folder / "outcomes" / split,
-            model,
-            methods,
-            [trial for trial in trials if trial.split == split],
-            mine.budgets[split],
-            mine.task,
-            seed,
-            identity,
-            progress,
-            located=False,
-        )
+        for method in methods:
+            where = folder / "outcomes" / split
+            outcome = outcome_of(where, model, method, trials, budget, mine.task, progress, False)
+            records += to_records(method, trials, outcome, shared)
+            outcomes[method] = outcome
+    return records, outcomes
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from echelon.bench.benchmark import Benchmark, Run
+from echelon.bench.benchmark import Benchmark, Run, Trained
 from echelon.collect import CollectConfig, collect
 from echelon.config import (
     DistanceConfig,
@@ -14,6 +14,7 @@ from echelon.config import (
     LevelConfig,
     LossConfig,
     ModelConfig,
+    PlannerConfig,
     StageConfig,
     TrainConfig,
 )
@@ -23,10 +24,12 @@ from echelon.envs.layouts import Layout
 from echelon.envs.mazes import MazeTask, spread_trials
 from echelon.envs.task import Trial
 from echelon.evaluation import Method
-from echelon.presets import ALONG_PATHS, planner_for, with_cost
+from echelon.presets import ALONG_PATHS, planner_for, settings_of, with_cost
 from echelon.types import EchelonError
 
 SAME = "control:flat-same-cost"
+MATCHED = 360
+"""width that gives one level about the parameters of both"""
 HELD_OUT = 20
 """layouts to be judged in"""
 HELD_OUT_SEED = 3001
@@ -70,18 +73,97 @@ def trials(mine: Benchmark, _: Episodes, each: int, seed: int) -> Sequence[Trial
 
 
 def methods(model: ModelConfig) -> list[Method]:
-    """Two levels along shortest paths, one with the same cost at two budgets, one with the straight
-    line, which is the distance of its latents, and none.
+    """Two levels along shortest paths; the same cost on one level, at two budgets, and on one that is
+    shown the true way; the straight line, which is the distance of their latents, on both and on one,
+    at three budgets; and none.
     """
-    more = replace(ALONG_PATHS, candidates=4 * ALONG_PATHS.candidates)
+    straight = settings_of(model, "latent", 2)["latent-2-patient"]
     return [
-        Method.of("paths", planner_for(model)),
-        Method(SAME, "paths", with_cost(ALONG_PATHS.levels, "learned")),
-        Method(SAME, "paths-more", with_cost(more.levels, "learned")),
-        Method.of("straight", with_cost(ALONG_PATHS.levels, "latent")),
+        Method.of("default", planner_for(model)),
+        Method.of("straight-2-levels", straight),
+        *(Method.of(f"straight{_times(n)}", with_cost(_more(n), "latent")) for n in (1, 4, 16)),
+        *(Method(SAME, f"paths{_times(n)}", with_cost(_more(n), "learned")) for n in (1, 4)),
+        Method("control:oracle-subgoals", "ahead-2", planner_for(model)[:1], ahead=2),
         Method("control:random", "uniform"),
     ]
 
+
+def _more(times: int) -> tuple[PlannerConfig, ...]:
+    """Flat planning with so many times the candidates."""
+    return replace(ALONG_PATHS, candidates=times * ALONG_PATHS.candidates).levels
+
+
+def _times(count: int) -> str:
+    return "" if count == 1 else f"-{count}x"
+
+
+def deeper(model: ModelConfig) -> list[Method]:
+    """All levels, along shortest paths."""
+    return [Method.of(f"levels-{len(model.levels)}", planner_for(model))]
+
+
+def on_own(model: ModelConfig) -> list[Method]:
+    """Two levels, the upper one by its latent."""
+    return [Method.of("own-latents", settings_of(model, "upper", 2)["upper-2-patient"])]
+
+
+def matched(model: ModelConfig) -> list[Method]:
+    """One level, in both distances."""
+    return [
+        Method.of("matched-straight", with_cost(ALONG_PATHS.levels, "latent")),
+        Method(SAME, "matched-paths", with_cost(ALONG_PATHS.levels, "learned")),
+    ]
+
+
+def others(model: ModelConfig, train: TrainConfig) -> tuple[Trained, ...]:
+    """What else is compared: more levels; an upper level with a latent of its own, whose distance is
+    descended; and one level with as many parameters as the two have.
+    """
+    fine, above = model.levels
+    third = replace(above, stride=3, spacing=1.5 * above.spacing, rollout=2)
+    fourth = replace(above, stride=2, spacing=2.0 * above.spacing, rollout=1)
+    own = LevelConfig(latent_dim=16, stride=above.stride, action_dim=8, rollout=3)
+    encoder, first, second = train.stages
+
+    def only(*levels: int) -> TrainConfig:
+        return replace(train, stages=(replace(second, levels=levels),))
+
+    wide = replace(fine, width=MATCHED)
+    alone = replace(train, stages=(encoder, replace(first, steps=first.steps + second.steps)))
+    levels = (fine, above, third, fourth)
+    return (
+        Trained("levels-3", replace(model, levels=levels[:3]), only(2), deeper, "base"),
+        Trained("levels-4", replace(model, levels=levels), only(3), deeper, "levels-3"),
+        Trained("own-latents", replace(model, levels=(fine, own)), train, on_own),
+        Trained("matched", replace(model, levels=(wide,)), alone, matched),
+    )
+
+
+_MODEL = ModelConfig(
+    levels=(
+        _FINE,
+        replace(
+            _FINE,
+            latent="shared",
+            stride=10,
+            action_dim=8,
+            width=192,
+            glimpse=9,
+            spacing=4.8,
+            rollout=3,
+        ),
+    ),
+    encoder=EncoderConfig(kind="keypoints", grid=16),
+)
+_TRAIN = TrainConfig(
+    stages=(
+        StageConfig((), 200, 64, train_encoder=True, learning_rate=4e-3),
+        StageConfig((0,), 1500, 128, learning_rate=3e-3),
+        StageConfig((1,), 1000, 128, learning_rate=3e-3),
+    ),
+    ema=0.0,
+    num_threads=1,
+)
 
 DIVERSE_MAZE = Benchmark(
     name="diverse-maze",
@@ -102,33 +184,11 @@ DIVERSE_MAZE = Benchmark(
         speed=5.0,
     ),
     collect=collect,
-    model=ModelConfig(
-        levels=(
-            _FINE,
-            replace(
-                _FINE,
-                latent="shared",
-                stride=10,
-                action_dim=8,
-                width=192,
-                glimpse=9,
-                spacing=4.8,
-                rollout=3,
-            ),
-        ),
-        encoder=EncoderConfig(kind="keypoints", grid=16),
-    ),
-    train=TrainConfig(
-        stages=(
-            StageConfig((), 200, 64, train_encoder=True, learning_rate=4e-3),
-            StageConfig((0,), 1500, 128, learning_rate=3e-3),
-            StageConfig((1,), 1000, 128, learning_rate=3e-3),
-        ),
-        ema=0.0,
-        num_threads=1,
-    ),
+    model=_MODEL,
+    train=_TRAIN,
     trials=trials,
     methods=methods,
+    others=others(_MODEL, _TRAIN),
 )
 """published: arXiv 2604.03208, 2 trials a layout, a model trained on 5 million transitions"""
 

@@ -41,6 +41,20 @@ def methods(model: ModelConfig) -> list[Method]:
     return [*diverse_maze.methods(model), *far]
 
 
+_MODEL = replace(
+    DIVERSE_MAZE.model,
+    levels=(replace(_FINE, spacing=1.0), replace(_ABOVE, spacing=1.5)),
+    encoder=EncoderConfig(kind="keypoints", grid=14, apart=10),
+    image_size=56,
+)
+_TRAIN = replace(
+    DIVERSE_MAZE.train,
+    stages=(
+        StageConfig((), 600, 64, train_encoder=True, learning_rate=4e-3),
+        *DIVERSE_MAZE.train.stages[1:],
+    ),
+)
+
 FOUR_ROOM = Benchmark(
     name="four-room",
     title="Four rooms",
@@ -54,21 +68,11 @@ FOUR_ROOM = Benchmark(
     },
     collection=FourRoomCollect(episodes=300),
     collect=four_room.collect,
-    model=replace(
-        DIVERSE_MAZE.model,
-        levels=(replace(_FINE, spacing=1.0), replace(_ABOVE, spacing=1.5)),
-        encoder=EncoderConfig(kind="keypoints", grid=14, apart=10),
-        image_size=56,
-    ),
-    train=replace(
-        DIVERSE_MAZE.train,
-        stages=(
-            StageConfig((), 600, 64, train_encoder=True, learning_rate=4e-3),
-            *DIVERSE_MAZE.train.stages[1:],
-        ),
-    ),
+    model=_MODEL,
+    train=_TRAIN,
     trials=trials,
     methods=methods,
+    others=diverse_maze.others(_MODEL, _TRAIN),
 )
 """published: arXiv 2610.06805, 3 models and 50 tasks, each planned with under 100 TFLOPs; tasks cross
 two rooms"""
