@@ -67,6 +67,23 @@ def test_what_goes_wrong_in_one_is_told() -> None:
         side_by_side(refuse, range(3), 0, "refuse", QUIET)
 
 
+@pytest.mark.timeout(180)
+def test_a_cluster_does_the_same() -> None:
+    found = side_by_side(square, range(3), "ray", "square", QUIET)
+    assert [f[0] for f in found] == [0, 1, 4]
+    assert os.getpid() not in {f[1] for f in found}
+    with pytest.raises(EchelonError, match=r"^piece 1: is not wanted; leave it out$"):
+        side_by_side(refuse, range(3), "ray", "refuse", QUIET)
+    with pytest.raises(EchelonError, match="jobs: a worker of the cluster was lost"):
+        side_by_side(die, range(3), "ray", "die", QUIET)
+
+
+def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EchelonError, match=r"pip install 'echelon\[ray\]'"):
+        side_by_side(square, range(3), "ray", "square", QUIET)
+
+
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
 def test_all_end_with_the_one_that_began_them(tmp_path: Path, by: signal.Signals) -> None:
     command = [sys.executable, __file__, str(tmp_path)]

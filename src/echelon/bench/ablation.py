@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from echelon.atlas import Atlas
-from echelon.bench.jobs import side_by_side
+from echelon.bench.jobs import Jobs, side_by_side
 from echelon.bench.variants import VARIANTS, Variant, configured
 from echelon.config import (
     DistanceConfig,
@@ -60,7 +60,7 @@ class Ablation:
     seeds: tuple[int, ...] = (0, 1, 2)
     trials: int = 100
     """far ones in the layout trained in, and as many in all held-out layouts together"""
-    jobs: int = 1
+    jobs: Jobs = 1
     """seeds, and then variants, at a time"""
     runs: Path = Path("runs/bench")
     """its folders seed-0, seed-1, ... hold the episodes; they are collected where they are missing"""

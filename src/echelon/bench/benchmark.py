@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from echelon import checkpoint
-from echelon.bench.jobs import side_by_side
+from echelon.bench.jobs import Jobs, side_by_side
 from echelon.bench.manifests import keep_to
 from echelon.config import ModelConfig, TrainConfig
 from echelon.data.episodes import Episodes
@@ -93,7 +93,7 @@ class Run:
     seeds: tuple[int, ...] = (0, 1, 2)
     trials: int = 100
     """of each split"""
-    jobs: int = 1
+    jobs: Jobs = 1
     """seeds, and then methods, at a time"""
     runs: Path = Path("runs/bench")
     """a folder for each benchmark, and in it one for each seed"""

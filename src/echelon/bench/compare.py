@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from echelon import checkpoint
-from echelon.bench.jobs import side_by_side
+from echelon.bench.jobs import Jobs, side_by_side
 from echelon.bench.tune import frontier, grid
 from echelon.demo import DemoConfig, device, evaluate, seeded, trained
 from echelon.evaluation import Method
@@ -36,7 +36,7 @@ class Compare:
     """in each distance bin"""
     layout_trials: int = 25
     """on each held-out layout"""
-    jobs: int = 1
+    jobs: Jobs = 1
     """seeds, and then methods, at a time"""
     runs: Path = Path("runs/bench")
     out: Path = Path("results/demo")

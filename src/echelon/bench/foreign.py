@@ -11,7 +11,7 @@ import torch
 
 from echelon import checkpoint
 from echelon.bench.flat_model import WINDOW, FlatModel, train_flat
-from echelon.bench.jobs import side_by_side
+from echelon.bench.jobs import Jobs, side_by_side
 from echelon.config import StageConfig
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
@@ -74,7 +74,7 @@ class Foreign:
     """of the flat model's training"""
     steps: int = 3000
     """of the upper levels' training"""
-    jobs: int = 1
+    jobs: Jobs = 1
     """seeds at a time"""
     data: Path = Path("runs/bench")
     """where the demo's episodes lie, or are put"""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from echelon import checkpoint
-from echelon.bench.jobs import side_by_side
+from echelon.bench.jobs import Jobs, side_by_side
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
 from echelon.demo import DemoConfig, device, seeded, trained
 from echelon.envs.mazes import BINS, make_trials
@@ -157,7 +157,7 @@ class Tune:
     trials: int = 50
     """in each distance bin"""
     budget: int = 500
-    jobs: int = 1
+    jobs: Jobs = 1
     """methods at a time"""
     runs: Path = Path("runs/bench")
     out: Path = Path("results/demo")

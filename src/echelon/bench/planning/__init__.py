@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from echelon.bench.jobs import side_by_side
+from echelon.bench.jobs import Jobs, side_by_side
 from echelon.bench.planning.mazes import MAZES, Maze, train
 from echelon.bench.planning.studies import STUDIES, Bed
 from echelon.evaluation import command, commit
@@ -34,7 +34,7 @@ class Planning:
     studies: tuple[str, ...] = tuple(STUDIES)
     trials: int = 100
     """of each split"""
-    jobs: int = 1
+    jobs: Jobs = 1
     """models, and then studies, at a time"""
     runs: Path = Path("runs/bench/planning")
     out: Path = Path("results/planning")

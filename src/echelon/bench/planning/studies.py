@@ -240,6 +240,7 @@ def search(bed: Bed) -> None:
         "no-watchdog": topped(base, watchdog=None),
         "no-early-subgoal": topped(base, reached=0.0),
         "enter": topped(base, enter=1.0),
+        "wide": _searched(base, noise=3.0, warm_noise=1.5),  # as good as no prior
         "covariance": _searched(base, proposal="covariance"),
         "bank": _searched(base, proposal="bank"),
         "support-0.3": topped(base, support=0.3),
