@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -548,3 +550,22 @@ def test_an_outcome_of_something_else_is_refused(
 def test_a_budget_of_nothing(model: Hierarchy, trials: list[Trial]) -> None:
     with pytest.raises(EchelonError, match="budget"):
         run_trials(model, RANDOM, trials, 0, TASK, 0, QUIET)
+
+
+def test_a_commit_is_marked_where_code_differs_and_not_where_results_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, results = tmp_path / "src" / "code.py", tmp_path / "results.json"
+    code.parent.mkdir()
+    who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for file in (code, results):
+        file.write_text("1")
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(evaluation, "__file__", str(code))
+    clean = evaluation.commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    results.write_text("2")
+    assert evaluation.commit() == clean
+    code.write_text("2")
+    assert evaluation.commit() == f"{clean}-dirty"

@@ -270,17 +270,17 @@ def command() -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout this runs from, marked where files differ; else the version."""
+    """The commit of the checkout this runs from, marked where its code differs; else the version."""
+    code = Path(__file__).parent
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        known = _git(code, "rev-parse", "--short=12", "HEAD")
+        return f"{known}-dirty" if _git(code, "status", "--porcelain", "--", ".") else known
     except (OSError, subprocess.CalledProcessError):
         return f"version {__version__}"
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

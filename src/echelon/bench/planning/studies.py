@@ -62,8 +62,12 @@ class Bed:
     records: list[Record] = field(default_factory=list[Record])
     figures: dict[str, Any] = field(default_factory=dict[str, Any])
 
-    def run(self, study: str, method: Method, split: str, model: Hierarchy) -> Outcome:
-        """What a method does on the test trials of a split, with its record."""
+    def run(
+        self, study: str, method: Method, split: str, model: Hierarchy, located: bool = False
+    ) -> Outcome:
+        """What a method does on the test trials of a split, with its record; located: and where in the
+        maze its subgoals are.
+        """
         trials = self.maze.trials(self.seed, self.trials, split)
         outcome = outcome_of(
             self.folder / study / split,
@@ -73,6 +77,7 @@ class Bed:
             self.maze.config.budget,
             self.maze.task,
             self.progress,
+            located,
         )
         data, budget = dict(self.models.identity), self.maze.config.budget
         shared = provenance(self.maze.task.name, model, data, self.seed, budget)
@@ -187,7 +192,7 @@ def reach(bed: Bed) -> None:
     shares: dict[str, Any] = {"limit_cells": round(limit, 3)}
     for name, method in tried.items():
         method = replace(method, setting=f"reach-{name}")
-        outcome = bed.run("reach", method, bed.maze.far, bed.models.own)
+        outcome = bed.run("reach", method, bed.maze.far, bed.models.own, located=True)
         shares[name] = unreachable(bed.maze.layout, outcome, limit)
     bed.figures["unreachable"] = shares
 
