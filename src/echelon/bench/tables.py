@@ -14,6 +14,7 @@ from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
 from echelon.records import load
 from echelon.report import Page
+from echelon.report.planning import far_goals
 from echelon.report.published import overview
 
 BENCHMARKS = (DiverseMaze(), FourRoomDistractors())
@@ -29,9 +30,19 @@ def overview_of(results: Path) -> str:
     return overview(found) if found else ""
 
 
+def far_goals_of(results: Path) -> str:
+    """Costs by levels, where goals are far."""
+    path = results / "planning" / "table.json"
+    return far_goals(load(path)) if path.exists() else ""
+
+
 PAGES = (
     Compare().shows,
-    Page(Path("README.md"), Path("results"), {"benchmarks": overview_of}),
+    Page(
+        Path("README.md"),
+        Path("results"),
+        {"benchmarks": overview_of, "planning-far": far_goals_of},
+    ),
     Ablation().shows,
     Foreign().shows,
     *(run.shows for run in BENCHMARKS),

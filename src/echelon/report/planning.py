@@ -42,6 +42,23 @@ def costs_by_levels(records: Sequence[Record], figures: Figures) -> str:
     return "\n".join(parts)
 
 
+def far_goals(records: Sequence[Record]) -> str:
+    """Success and compute of every cell at the far goals of each maze."""
+    parts: list[str] = []
+    for maze, pooled in _by_maze(records):
+        far = _far(pooled)
+        known = {p.setting: p for p in pooled if p.split == far}
+        seeds = len(next(iter(known.values())).seeds)
+        some = f"{seeds} model seed{'s' if seeds > 1 else ''}"
+        parts += [f"**{maze} maze, {_where(far)}**, {some}", "", *_table(known, [], False)]
+    return "\n".join(parts)
+
+
+def _far(pooled: Sequence[Pooled]) -> str:
+    splits = {p.split for p in pooled if "held" not in p.split}
+    return max(splits, key=split_key)
+
+
 def _table(known: Mapping[str, Pooled], figures: Figures, away: bool) -> list[str]:
     lines = ["| Cost | flat | 2 levels | 3 levels |", "|---|--:|--:|--:|"]
     for cost, name in COSTS.items():
@@ -200,9 +217,9 @@ def picture(records: Sequence[Record], path: Path) -> Path:
     )
     panels = made.subplots(1, len(mazes), squeeze=False)[0]
     for axes, (maze, pooled) in zip(panels, mazes, strict=True):
-        splits = [s for s in sorted({p.split for p in pooled}, key=split_key) if "held" not in s]
+        far = _far(pooled)
         dress(axes, 13)
-        for found in (p for p in pooled if p.split == splits[-1]):
+        for found in (p for p in pooled if p.split == far):
             _dot(axes, found)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -210,9 +227,7 @@ def picture(records: Sequence[Record], path: Path) -> Path:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(-3, 103)
         axes.set_yticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
-        axes.set_title(
-            f"{maze} maze, {_where(splits[-1])}", fontsize=15, color=LIGHT["ink"], loc="left"
-        )
+        axes.set_title(f"{maze} maze, {_where(far)}", fontsize=15, color=LIGHT["ink"], loc="left")
         name_axes(axes, "TFLOPs per episode (log)", "goals reached", 13)
     _legend(made, panels[0])
     made.savefig(path, dpi=100, metadata={"Software": None})

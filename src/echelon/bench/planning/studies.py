@@ -35,14 +35,13 @@ LONG = (
     FlatSetting(150, 8, replan=20, minimum=1.0),
     FlatSetting(200, 16, replan=20, minimum=1.0),
     FlatSetting(400, 16, replan=20, minimum=1.0),
+    FlatSetting(200, 32, correlation=0.98, replan=20, minimum=1.0),
+    FlatSetting(200, 32, replan=20, minimum=1.0, kind="mppi"),
+    FlatSetting(200, 16, replan=10, minimum=1.0),
     FlatSetting(200, 16, minimum=0.9),
-    FlatSetting(200, 32, minimum=1.0),
-    FlatSetting(200, 32, minimum=1.0, kind="mppi"),
-    FlatSetting(200, 64, correlation=0.98, minimum=1.0),
-    FlatSetting(400, 64, minimum=1.0),
 )
 """flat planning on the latent distance, from the hierarchy's compute to some 32 times that; the best of
-what `echelon bench tune` tries, and larger ones of the same kind"""
+what `echelon bench tune` tries, and others of the same kind"""
 DOUBTS = (0.0, 0.3, 1.0)
 """weights of what a coarse ensemble disagrees about"""
 FINER = 4
