@@ -86,6 +86,15 @@ def test_a_cluster_does_the_same() -> None:
         side_by_side(die, range(3), "ray", "die", QUIET)
 
 
+def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise ConnectionError("nobody is there")
+
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(EchelonError, match="jobs: no Ray cluster answers; set RAY_ADDRESS"):
+        side_by_side(square, range(3), "ray", "square", QUIET)
+
+
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EchelonError, match=r"pip install 'echelon\[ray\]'"):

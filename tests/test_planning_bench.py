@@ -19,6 +19,7 @@ from echelon.bench.planning.cells import AUTO, CELLS, LESS, Cell
 from echelon.bench.planning.mazes import MAZES, Maze, Models, train, variants
 from echelon.bench.planning.studies import STUDIES, Bed, Ways, damaged, unreachable
 from echelon.bench.variants import configured
+from echelon.config import LevelConfig, ModelConfig
 from echelon.envs.mazes import HELD_OUT_LAYOUTS
 from echelon.evaluation import Outcome
 from echelon.presets import FlatSetting, settings_of
@@ -125,6 +126,15 @@ def test_the_table_compares_each_hierarchy_with_flat_planning_on_its_cost(
     less = {(f"latent-{depth}", LESS.setting) for depth in (2, 3)}
     assert {(p["cell"], p["setting"]) for p in paired} == same_cost | less
     assert {p["split"] for p in paired} == set(splits)
+
+
+def test_long_searches_look_as_far_as_flat_ones_and_never_less_far_than_others() -> None:
+    fine, above = LevelConfig(), LevelConfig(latent="shared", stride=10)
+    for stride, horizon in ((10, 20), (300, 4)):
+        model = ModelConfig(levels=(fine, replace(above, stride=stride)))
+        found = settings_of(model, "latent", 2)
+        assert found["latent-2-long"][-1].horizon == horizon
+        assert found["latent-2-patient"][-1].horizon == 4
 
 
 def test_a_damaged_model_predicts_with_noise_of_the_strength_asked(models: Models) -> None:

@@ -117,7 +117,7 @@ def outcome_of(
     return outcome
 
 
-def compare(
+def outcomes_of(
     folder: Path,
     model: Hierarchy,
     methods: Sequence[Method],
@@ -128,8 +128,8 @@ def compare(
     data: dict[str, Any],
     progress: Progress,
     located: bool = True,
-) -> Results:
-    """What every method did on the same trials; located: see :func:`outcome_of`."""
+) -> tuple[dict[Method, Outcome], list[Record]]:
+    """What every method did on the same trials, and its records; located: see :func:`outcome_of`."""
     shared = provenance(task.name, model, data, seed, budget)
     outcomes = {
         method: outcome_of(folder, model, method, trials, budget, task, progress, located)
@@ -140,6 +140,24 @@ def compare(
         for method, outcome in outcomes.items()
         for record in to_records(method, trials, outcome, shared)
     ]
+    return outcomes, records
+
+
+def compare(
+    folder: Path,
+    model: Hierarchy,
+    methods: Sequence[Method],
+    trials: Sequence[Trial],
+    budget: int,
+    task: Task,
+    seed: int,
+    data: dict[str, Any],
+    progress: Progress,
+) -> Results:
+    """What every method did on the same trials, trial by trial, and some of them to animate."""
+    outcomes, records = outcomes_of(
+        folder, model, methods, trials, budget, task, seed, data, progress
+    )
     pair = [
         next((p for p in outcomes.items() if p[0].method == name), None)
         for name in ("hierarchical", "flat")

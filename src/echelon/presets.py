@@ -100,7 +100,8 @@ def settings_of(
     if cost == "latent":
         *middle, top = patient
         once = replace(top.optimizer, candidates=32, iterations=2, elites=4)
-        far = replace(top, horizon=200 // model.durations[depth - 1], minimum=1.0, optimizer=once)
+        horizon = max(top.horizon, 200 // model.durations[depth - 1])
+        far = replace(top, horizon=horizon, minimum=1.0, optimizer=once)
         found[f"{name}-long"] = (small, *middle, replace(far, watchdog=None))
     return found
 

@@ -21,8 +21,8 @@ from echelon.config import ModelConfig, TrainConfig
 from echelon.data.episodes import Episodes
 from echelon.demo import device
 from echelon.envs.task import Task, Trial
-from echelon.evaluation import Method, Outcome, provenance, to_records
-from echelon.experiment import Results, outcome_of, pairs, tested
+from echelon.evaluation import Method, Outcome
+from echelon.experiment import Results, outcomes_of, pairs, tested
 from echelon.files import alone, read_json, write_json
 from echelon.progress import Progress
 from echelon.records import Record, load, save
@@ -74,7 +74,7 @@ class Benchmark:
     trials: Callable[[Benchmark, Episodes, int, int], Sequence[Trial]]
     """of all splits, from the seed's episodes, how many a split, and the seed"""
     methods: Methods
-    """what is compared, on every split; its first hierarchical one is the task's"""
+    """what is compared, on every split; the hierarchy that stands for the task is called "default" """
     others: tuple[Trained, ...] = ()
     """other models, whose methods are judged beside"""
 
@@ -198,12 +198,13 @@ def _judge(
 
 def judged(mine: Benchmark, asked: Run, seed: int, split: str, progress: Progress) -> Results:
     """What all methods of all models reach on one split, run where that is not known yet."""
-    found, outcomes = Results(), dict[Method, Outcome]()
+    found, everything = Results(), dict[Method, Outcome]()
     for made in mine.models:
-        records, more = _judged(mine, asked, seed, split, made, made.methods(made.model), progress)
+        methods = made.methods(made.model)
+        outcomes, records = _judged(mine, asked, seed, split, made, methods, progress)
+        everything |= outcomes
         found.records += records
-        outcomes |= more
-    found.pairs = pairs(_trials(mine, asked, seed, split), outcomes)
+    found.pairs = pairs(_trials(mine, asked, seed, split), everything)
     return found
 
 
@@ -220,21 +221,22 @@ def _judged(
     made: Trained,
     methods: Sequence[Method],
     progress: Progress,
-) -> tuple[list[Record], dict[Method, Outcome]]:
+) -> tuple[dict[Method, Outcome], list[Record]]:
     folder = _folder(mine, asked, seed)
     path = folder / made.name / "checkpoint.safetensors"
-    model = checkpoint.load_model(path, device())
-    data, budget = checkpoint.describe(path)["about"]["data"], mine.budgets[split]
-    shared = provenance(mine.task.name, model, data, seed, budget)
-    trials, records = _trials(mine, asked, seed, split), list[Record]()
-    outcomes: dict[Method, Outcome] = {}
     with clocked(folder / SECONDS, "judge"):
-        for method in methods:
-            where = folder / "outcomes" / split
-            outcome = outcome_of(where, model, method, trials, budget, mine.task, progress, False)
-            records += to_records(method, trials, outcome, shared)
-            outcomes[method] = outcome
-    return records, outcomes
+        return outcomes_of(
+            folder / "outcomes" / split,
+            checkpoint.load_model(path, device()),
+            methods,
+            _trials(mine, asked, seed, split),
+            mine.budgets[split],
+            mine.task,
+            seed,
+            checkpoint.describe(path)["about"]["data"],
+            progress,
+            located=False,
+        )
 
 
 @contextmanager

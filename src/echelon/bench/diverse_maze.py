@@ -125,8 +125,8 @@ def others(model: ModelConfig, train: TrainConfig) -> tuple[Trained, ...]:
     own = LevelConfig(latent_dim=16, stride=above.stride, action_dim=8, rollout=3)
     encoder, first, second = train.stages
 
-    def only(*levels: int) -> TrainConfig:
-        return replace(train, stages=(replace(second, levels=levels),))
+    def only(level: int) -> TrainConfig:
+        return replace(train, stages=(replace(second, levels=(level,)),))
 
     wide = replace(fine, width=MATCHED)
     alone = replace(train, stages=(encoder, replace(first, steps=first.steps + second.steps)))

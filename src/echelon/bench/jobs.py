@@ -34,7 +34,7 @@ def side_by_side(
     progress: Progress,
 ) -> list[Found]:
     """What the work of each piece finds. More than one job at a time are processes of their own, each
-    with its share of the cores, and have one bar together.
+    with its share of the cores, or ("ray") on a cluster, and have one bar together.
     """
     if jobs == "ray":
         return _on_cluster(work, pieces, name, progress)
@@ -75,7 +75,13 @@ def _on_cluster(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody unasked
     imports = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    ray.init(runtime_env=imports, **quiet)
+    try:
+        ray.init(runtime_env=imports, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise EchelonError(
+            "jobs: no Ray cluster answers; set RAY_ADDRESS to one that runs, or unset it to use "
+            "this machine"
+        ) from error
     task = ray.remote(num_cpus=1, max_retries=0)(_there)
     begun = left = [task.remote(work, piece, os.getcwd()) for piece in pieces]
     try:

@@ -88,17 +88,16 @@ def _cell(pooled: Pooled | None, figures: Figures, away: bool) -> str:
 
 def _paired(maze: str, figures: Figures) -> list[str]:
     """Where a hierarchy and flat planning on the same cost differ on the same trials."""
-    sums: dict[tuple[str, str, bool], list[int]] = {}
+    sums: dict[tuple[str, str, str], list[int]] = {}
     for figure in figures:
         for pair in figure["paired"]:
-            less = "less" in pair["setting"]
-            counts = sums.setdefault((pair["split"], pair["cell"], less), [0, 0])
+            counts = sums.setdefault((pair["split"], pair["cell"], pair["setting"]), [0, 0])
             counts[0] += pair["only_hierarchical"]
             counts[1] += pair["only_other"]
     told = [
-        f"{cell}{' beside less search' if less else ''}, {_where(split)}: {ours} against {theirs} "
+        f"{cell} and {other}, {_where(split)}: {ours} against {theirs} "
         f"(p = {paired_p(ours, theirs):.2g})"
-        for (split, cell, less), (ours, theirs) in sums.items()
+        for (split, cell, other), (ours, theirs) in sums.items()
         if paired_p(ours, theirs) < 0.05
     ]
     if not sums:
@@ -120,34 +119,38 @@ def beside_flat(records: Sequence[Record], table: Sequence[Record]) -> str:
     for maze, pooled in _by_maze(records):
         far = pooled[0].split
         here = [p for p in cells.get(maze, []) if p.split == far]
-        ours = [p for p in here if p.levels > 1 and p.setting != "auto"]
         flat = [*pooled, *(p for p in here if p.setting in ("latent-1", "latent-less-1"))]
-        if not ours:
-            continue
-        best = max(ours, key=lambda p: (p.rate, -p.tflops_per_episode))
-        no_dearer = [p for p in flat if p.tflops_per_episode <= best.tflops_per_episode]
-        equal = max(no_dearer, key=lambda p: p.rate, default=None)
-        cheapest = equal or min(flat, key=lambda p: p.tflops_per_episode)
-        parts.append(
-            f"{maze} maze, {_where(far)}: the best hierarchy, `{best.setting}`, reaches {_rate(best)} "
-            f"at {number(best.tflops_per_episode)} TFLOPs; flat planning on latents, "
-            f"{'at no more than that' if equal else 'at its cheapest'}, {_rate(cheapest)} at "
-            f"{number(cheapest.tflops_per_episode)}. "
-        )
-        most = max(flat, key=lambda p: (p.rate, -p.tflops_per_episode))
-        as_good = [p for p in ours if p.rate >= most.rate]
-        parts[-1] += (
-            f"Flat planning's best is {_rate(most)} at {number(most.tflops_per_episode)}, its dearest "
-            f"setting takes {number(max(p.tflops_per_episode for p in flat))}; "
-        )
-        least = min(as_good, key=lambda p: p.tflops_per_episode, default=None)
-        parts[-1] += (
-            "no hierarchy is as good."
-            if least is None
-            else f"`{least.setting}` is as good for "
-            f"{least.tflops_per_episode / most.tflops_per_episode:.1%} of its compute."
-        )
+        if ours := [p for p in here if p.levels > 1 and p.setting != "auto"]:
+            parts.append(f"{maze} maze, {_where(far)}: {_at_equal_compute(ours, flat)} ")
+            parts[-1] += _at_equal_success(ours, flat)
     return "\n\n".join(parts)
+
+
+def _at_equal_compute(ours: Sequence[Pooled], flat: Sequence[Pooled]) -> str:
+    best = max(ours, key=lambda p: (p.rate, -p.tflops_per_episode))
+    no_dearer = [p for p in flat if p.tflops_per_episode <= best.tflops_per_episode]
+    cheapest = min(flat, key=lambda p: p.tflops_per_episode)
+    theirs = max(no_dearer, key=lambda p: p.rate, default=cheapest)
+    return (
+        f"the best hierarchy, `{best.setting}`, reaches {_rate(best)} at "
+        f"{number(best.tflops_per_episode)} TFLOPs; flat planning on latents, "
+        f"{'at no more than that' if no_dearer else 'at its cheapest'}, {_rate(theirs)} at "
+        f"{number(theirs.tflops_per_episode)}."
+    )
+
+
+def _at_equal_success(ours: Sequence[Pooled], flat: Sequence[Pooled]) -> str:
+    most = max(flat, key=lambda p: (p.rate, -p.tflops_per_episode))
+    said = (
+        f"Flat planning's best is {_rate(most)} at {number(most.tflops_per_episode)}, its dearest "
+        f"setting takes {number(max(p.tflops_per_episode for p in flat))}; "
+    )
+    as_good = [p for p in ours if p.rate >= most.rate]
+    if not as_good:
+        return f"{said}no hierarchy is as good."
+    least = min(as_good, key=lambda p: p.tflops_per_episode)
+    share = least.tflops_per_episode / most.tflops_per_episode
+    return f"{said}`{least.setting}` is as good for {share:.1%} of its compute."
 
 
 def one_by_one(records: Sequence[Record], _: Figures) -> str:

@@ -18,9 +18,10 @@ from echelon.diagnostics import sign_agreement
 from echelon.envs.mazes import make_trials
 from echelon.envs.task import Trial
 from echelon.evaluation import Method, Outcome, run_trials
+from echelon.experiment import FLAT_CHEAP
 from echelon.files import alone, read_json, write_json
 from echelon.models.hierarchy import Hierarchy
-from echelon.presets import CostKind, FlatSetting, settings_for, settings_of, with_cost
+from echelon.presets import CostKind, settings_for, settings_of, with_cost
 from echelon.progress import Progress
 
 TUNING = 40
@@ -62,9 +63,7 @@ class Cell:
         return sign_agreement(self.model(models), self.depth - 1, atlas, self.cost)
 
 
-LESS = Method.of(
-    "latent-less-1", with_cost(FlatSetting(150, 8, replan=20, minimum=1.0).levels, "latent")
-)
+LESS = Method.of("latent-less-1", with_cost(FLAT_CHEAP.levels, "latent"))
 """flat planning on latents for about what hierarchies on them take, where more is what is chosen"""
 CELLS = tuple(Cell(cost, depth) for cost in COSTS for depth in (1, 2, 3))
 AUTO = Cell()
