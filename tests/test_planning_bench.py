@@ -129,7 +129,7 @@ def test_the_table_compares_each_hierarchy_with_flat_planning_on_its_cost(
 
 
 def test_long_searches_look_as_far_as_flat_ones_and_never_less_far_than_others() -> None:
-    fine, above = LevelConfig(), LevelConfig(latent="shared", stride=10)
+    fine, above = LevelConfig(), LevelConfig(latent="shared", action_dim=8)
     for stride, horizon in ((10, 20), (300, 4)):
         model = ModelConfig(levels=(fine, replace(above, stride=stride)))
         found = settings_of(model, "latent", 2)
