@@ -71,8 +71,9 @@ def settings_of(
     where a hierarchy has no such distance.
 
     Flat: long searches where the cost is deceptive far away, short ones where it is not. Above that,
-    plans that are made anew at every turn, or followed until they are used up or fail (patient); and
-    where the cost is deceptive, those that look as far as flat ones do (long).
+    plans that are made anew at every turn, or followed until they are used up or fail (patient), also
+    with shorter searches on level 0 (small); and where the cost is deceptive, those that look as far as
+    flat ones do (long).
     """
     name = f"{cost}-{depth}"
     if depth == 1:
@@ -87,13 +88,10 @@ def settings_of(
         return {}
     fine, *above = with_cost(eagerly(model)[:depth], "latent")
     top = replace(above[-1], cost="latent" if cost == "upper" else cost)
-    eager = [*above[:-1], top]
-    _, *patient = patiently((fine, *eager), model)
-    small = replace(
-        fine, horizon=6, replan=4, optimizer=replace(fine.optimizer, candidates=8, elites=1)
-    )
+    eager = (fine, *above[:-1], top)
+    small, *patient = patiently(eager, model)
     found = {
-        name: (fine, *eager),
+        name: eager,
         f"{name}-patient": (fine, *patient),
         f"{name}-patient-small": (small, *patient),
     }
@@ -108,9 +106,16 @@ def settings_of(
 
 def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """The same levels, but plans above level 0 are followed until they are used up or fail, and
-    searched for longer, which costs little where they are so few.
+    searched for longer, which costs little where they are so few; and level 0's are short searches,
+    kept for longer, as a subgoal is near.
     """
     fine, *above = levels
+    brief = replace(
+        fine,
+        horizon=min(6, fine.horizon),
+        replan=4,
+        optimizer=replace(fine.optimizer, candidates=8, elites=1),
+    )
     longer = {"candidates": 64, "iterations": 3, "elites": 6, "correlation": 0.6}
     durations = model.durations[1 : len(levels)]
     followed = [
@@ -123,7 +128,7 @@ def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[Plan
         )
         for level, duration in zip(above, durations, strict=True)
     ]
-    return (fine, *followed)
+    return (brief, *followed)
 
 
 def with_cost(levels: Sequence[PlannerConfig], cost: CostKind) -> tuple[PlannerConfig, ...]:

@@ -77,7 +77,7 @@ def methods(model: ModelConfig) -> list[Method]:
     shown the true way; the straight line, which is the distance of their latents, on both and on one,
     at three budgets; and none.
     """
-    straight = settings_of(model, "latent", 2)["latent-2-patient"]
+    straight = settings_of(model, "latent", 2)["latent-2-patient-small"]
     return [
         Method.of("default", planner_for(model)),
         Method.of("straight-2-levels", straight),
@@ -104,7 +104,7 @@ def deeper(model: ModelConfig) -> list[Method]:
 
 def on_own(model: ModelConfig) -> list[Method]:
     """Two levels, the upper one by its latent."""
-    return [Method.of("own-latents", settings_of(model, "upper", 2)["upper-2-patient"])]
+    return [Method.of("own-latents", settings_of(model, "upper", 2)["upper-2-patient-small"])]
 
 
 def matched(model: ModelConfig) -> list[Method]:

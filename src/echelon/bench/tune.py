@@ -22,7 +22,7 @@ from echelon.progress import Progress
 from echelon.records import Record, load, save
 from echelon.types import EchelonError
 
-DEAREST = 16.0
+DEAREST = 32.0
 """times the hierarchy's compute that flat planning is tested up to"""
 
 
@@ -105,15 +105,18 @@ def hierarchy_grid(model: ModelConfig) -> list[Method]:
         "reached-80": (fine, searched(coarse, reached=0.8)),
         "watchdog-25": (fine, searched(coarse, watchdog=0.25)),
         "watchdog-100": (fine, searched(coarse, watchdog=1.0)),
-        "fine-k8x1": (searched(fine, candidates=8, elites=1), coarse),
-        "fine-k16x2": (searched(fine, iterations=2), coarse),
+        "fine-k4x1": (searched(fine, candidates=4), coarse),
+        "fine-k16x1": (searched(fine, candidates=16, elites=2), coarse),
+        "fine-k16x2": (searched(fine, candidates=16, iterations=2, elites=2), coarse),
         "fine-k32x2": (searched(fine, candidates=32, iterations=2, elites=4), coarse),
-        "fine-h6": (searched(fine, horizon=6), coarse),
+        "fine-h4": (searched(fine, horizon=4), coarse),
+        "fine-h10": (searched(fine, horizon=10), coarse),
         "fine-h15": (searched(fine, horizon=15), coarse),
         "fine-m30": (searched(fine, minimum=0.3), coarse),
         "fine-r1": (searched(fine, replan=1), coarse),
-        "fine-r4": (searched(fine, replan=4), coarse),
-        "small": (searched(fine, horizon=6, replan=4, candidates=8, elites=1), coarse),
+        "fine-r2": (searched(fine, replan=2), coarse),
+        "fine-r6": (searched(fine, replan=6), coarse),
+        "large": (searched(fine, horizon=10, replan=2, candidates=16, elites=2), coarse),
     }
     return [Method("hierarchical", name, levels) for name, levels in variants.items()]
 

@@ -12,7 +12,7 @@ from echelon import schema
 from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
 from echelon.demo import DemoConfig
 from echelon.experiment import SAME_COST
-from echelon.presets import eagerly, planner_for
+from echelon.presets import eagerly, patiently, planner_for
 
 
 def short_searches(model: ModelConfig) -> tuple[PlannerConfig, ...]:
@@ -20,6 +20,12 @@ def short_searches(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     a plan hides what a coarse model gets wrong.
     """
     return planner_for(model) if len(model.levels) == 1 else eagerly(model)
+
+
+def plans_kept(model: ModelConfig) -> tuple[PlannerConfig, ...]:
+    """The same level 0, below coarse plans that are followed."""
+    levels = eagerly(model)
+    return (levels[0], *patiently(levels, model)[1:])
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ PATIENT = tuple(
         what=what,
         base="patient-10",
         trained=variant.name,
-        planner=planner_for,
+        planner=plans_kept,
     )
     for name, what, variant in (
         ("patient-10", "10, coarse plans followed until used up or missed", DEFAULT),

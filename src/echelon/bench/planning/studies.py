@@ -91,9 +91,9 @@ class Bed:
         """The file of a cell's race."""
         return self.folder / "races" / f"{cell.name}.json"
 
-    def patient(self) -> Method:
-        """Two levels, the upper one in its own latent, with the plan followed while it holds."""
-        levels = settings_of(self.models.own.config, "upper", 2)["upper-2-patient"]
+    def usual(self) -> Method:
+        """Two levels, the upper one in its own latent, as an agent plans when it is told nothing."""
+        levels = settings_of(self.models.own.config, "upper", 2)["upper-2-patient-small"]
         return Method("hierarchical", "base", levels)
 
 
@@ -130,7 +130,7 @@ def damage(bed: Bed) -> None:
     """A coarse predictor that is wrong, with and without a watchdog; and where level 0 is judged by the
     coarse distance besides, and handed the goal where plans fail.
     """
-    base = bed.patient()
+    base = bed.usual()
     tried = {
         "blind": topped(base, watchdog=None),
         "watchdog": base,
@@ -175,8 +175,8 @@ def damaged(model: Hierarchy, strength: float) -> Hierarchy:
 
 def reach(bed: Bed) -> None:
     """Subgoals that cannot be reached in time: how many are handed down, and what that costs."""
-    eager = settings_of(bed.models.own.config, "upper", 2)["upper-2"]
-    naive = Method("hierarchical", "naive", eager)
+    settings = settings_of(bed.models.own.config, "upper", 2)
+    naive = Method("hierarchical", "naive", settings["upper-2"])
     bank = _searched(naive, proposal="bank")
     tried = {
         "naive": naive,
@@ -185,7 +185,8 @@ def reach(bed: Bed) -> None:
         "support": topped(naive, support=1.0),
         "options": topped(naive, options=4, reach=0.3),
         "bank-support-options": topped(bank, support=1.0, options=4, reach=0.3),
-        "followed": bed.patient(),
+        "followed": replace(naive, levels=settings["upper-2-patient"]),
+        "default": bed.usual(),
     }
     limit = _longest_way(bed)
     shares: dict[str, Any] = {"limit_cells": round(limit, 3)}
@@ -236,10 +237,13 @@ class Ways:
 
 
 def search(bed: Bed) -> None:
-    """One part of the coarse search changed at a time, and each optimizer."""
-    base = bed.patient()
+    """One part of the search changed at a time, and each optimizer."""
+    base = bed.usual()
     tried: dict[str, Method] = {
         "base": base,
+        "long-level-0": replace(
+            base, levels=settings_of(bed.models.own.config, "upper", 2)["upper-2-patient"]
+        ),
         "replan-2": topped(base, replan=2, watchdog=None, reached=0.0),
         "no-watchdog": topped(base, watchdog=None),
         "no-early-subgoal": topped(base, reached=0.0),
