@@ -17,6 +17,7 @@ from echelon import cli, experiment
 from echelon.bench.benchmark import Benchmark, Run, run
 from echelon.bench.diverse_maze import DIVERSE_MAZE, DiverseMaze, held_out_layouts
 from echelon.bench.four_room import FourRoomDistractors
+from echelon.bench.push_t import PUSH_T, PushTBench
 from echelon.collect import CollectConfig
 from echelon.config import EncoderConfig, ModelConfig, StageConfig, TrainConfig
 from echelon.data.episodes import Episodes
@@ -29,21 +30,24 @@ from echelon.report import read_section
 from echelon.types import EchelonError
 
 COLLECTION: CollectConfig = DIVERSE_MAZE.collection
-ALL = (DiverseMaze, FourRoomDistractors)
+ALL = (DiverseMaze, FourRoomDistractors, PushTBench)
 
 
 def tiny(mine: Benchmark) -> Benchmark:
     def model(whole: ModelConfig) -> ModelConfig:
         small = {"width": 8, "glimpse": 3, "lift_width": 8, "rollout": 1}
         levels = tuple(replace(level, **small) for level in whole.levels)
-        encoder = EncoderConfig("keypoints", grid=8)
+        keypoints = whole.encoder.kind == "keypoints"
+        encoder = EncoderConfig("keypoints", grid=8) if keypoints else whole.encoder
         return replace(whole, levels=levels, encoder=encoder, bank_size=16)
 
     def train(whole: TrainConfig) -> TrainConfig:
         stages = tuple(replace(stage, steps=2, batch_size=4) for stage in whole.stages)
         return replace(whole, stages=stages, held_out=0.5)
 
-    mazes = {"mazes": 2} if mine is DIVERSE_MAZE else {}
+    size: dict[str, int] = {"episodes": 4, "steps": 64}
+    size |= {"mazes": 2} if mine is DIVERSE_MAZE else {}
+    size |= {"episodes": 8, "steps": 100} if mine is PUSH_T else {}
     _, *splits = mine.budgets  # the nearest one would show nothing that the others do not
     return replace(
         mine,
@@ -52,7 +56,7 @@ def tiny(mine: Benchmark) -> Benchmark:
             name: {split: value for split, value in figures.items() if split in splits}
             for name, figures in mine.published.items()
         },
-        collection=replace(mine.collection, episodes=4, steps=64, **mazes),
+        collection=replace(mine.collection, **size),
         model=model(mine.model),
         train=train(mine.train),
         others=tuple(

@@ -34,8 +34,7 @@ from echelon.envs.mazes import (
     spread_trials,
 )
 from echelon.envs.point_maze import SUCCESS_RADIUS
-from echelon.envs.push_t import PushTTask, PushTTrial, random_state
-from echelon.envs.task import KnowsTheWay, Trial
+from echelon.envs.task import Env, KnowsTheWay, Trial
 from echelon.evaluation import Method, Outcome, run_trials
 from echelon.files import write_json
 from echelon.models.hierarchy import Hierarchy
@@ -86,6 +85,24 @@ def pairs(trials: Sequence[Trial]) -> set[tuple[int, ...]]:
     return {(*map(int, t.start), *map(int, t.goal)) for t in trials}
 
 
+class Lost:
+    """A task whose environments do not know the way."""
+
+    name = "lost"
+
+    def make(self, trial: Trial, image_size: int) -> Env:
+        class Unguided(gym.Env[Any, Any]):
+            observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+
+            def reset(
+                self, *, seed: int | None = None, options: dict[str, Any] | None = None
+            ) -> tuple[Any, dict[str, Any]]:
+                image = self.observation_space.sample()
+                return image, {"goal": image, "success": False, "state": np.zeros(2)}
+
+        return Unguided()
+
+
 def test_a_control_is_shown_the_way_when_that_changes(
     model: Hierarchy, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,12 +129,8 @@ def test_a_control_is_shown_the_way_when_that_changes(
             assert not np.array_equal(shown[row], image)
             shown[row] = image
     assert len(aimed) <= BUDGET
-    state, nowhere = random_state(np.random.default_rng(0)), np.zeros(2)
-    pushed = PushTTrial(
-        "25", LAYOUT, nowhere, nowhere, 25, states=np.stack([state, state]), source=(0, 0)
-    )
-    with pytest.raises(EchelonError, match="ahead: environments of push-t do not know the way"):
-        run_trials(model, guided, [pushed], BUDGET, PushTTask(), 0, QUIET)
+    with pytest.raises(EchelonError, match="ahead: environments of lost do not know the way"):
+        run_trials(model, guided, far, BUDGET, Lost(), 0, QUIET)
 
 
 # ---------------------------------------------------------------------------- trials

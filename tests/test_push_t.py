@@ -18,29 +18,32 @@ from tiny import model_config
 from echelon.cli import main
 from echelon.data.episodes import Episodes, EpisodeWriter
 from echelon.envs.push_t import (
-    AGENT,
-    BLOCK,
     BUDGETS,
-    HIGH,
-    LOW,
-    MIDDLE,
     NEAR,
-    PRESSED,
-    RADIUS,
+    PACE,
     SPLITS,
-    STONE,
     TURNED,
     PushT,
     PushTTask,
-    corners,
-    draw,
-    fits,
-    gap,
     make_trials,
     random_state,
     reached,
 )
 from echelon.envs.pushing import PushTCollect, collect
+from echelon.envs.t_block import (
+    AGENT,
+    BLOCK,
+    HIGH,
+    LOW,
+    MIDDLE,
+    PRESSED,
+    RADIUS,
+    STONE,
+    corners,
+    draw,
+    fits,
+    gap,
+)
 from echelon.evaluation import Method, run_trials, traces
 from echelon.models.hierarchy import Hierarchy
 from echelon.progress import Progress
@@ -353,9 +356,10 @@ def test_goals_are_as_many_steps_ahead_and_want_the_block_moved(logged: Episodes
             episode, t = trial.source
             first = logged.offsets[episode] + t
             assert t + trial.distance < logged.lengths[episode]
-            assert np.array_equal(trial.states, states[[first, first + int(trial.split)]])
-            assert not reached(*trial.states)
-            assert not reached(*trial.states, agent_counts=False)
+            ends = trial.states[[0, -1]]
+            assert np.array_equal(trial.states, states[first : first + int(trial.split) + 1])
+            assert not reached(*ends)
+            assert not reached(*ends, agent_counts=False)
             assert BUDGETS[trial.split] >= trial.distance
             assert trial.start * 32 == pytest.approx(trial.states[0, 3:1:-1])
 
@@ -396,7 +400,19 @@ def test_a_goal_is_reached_by_what_was_done(logged: Episodes) -> None:
         for action in logged.actions[first : first + trial.distance]:
             _, _, _, _, info = env.step(action)
         assert info["success"]
-        assert np.array_equal(info["state"], trial.states[1])
+        assert np.array_equal(info["state"], trial.states[-1])
+
+
+def test_a_control_is_shown_what_was_logged_next(logged: Episodes) -> None:
+    (trial,) = make_trials(logged, np.arange(16), 1, 0, "test")[:1]
+    env = PushT(16)
+    env.reset(options=dict(trial.options))
+    first = logged.offsets[trial.source[0]] + trial.source[1]
+    for step, action in enumerate(logged.actions[first : first + trial.distance]):
+        shown = trial.states[min(step + 2 * PACE, trial.distance)]
+        assert np.array_equal(env.ahead(2), draw(shown[None], 16)[0])
+        env.step(action)
+    assert np.array_equal(env.ahead(1), draw(trial.states[-1:], 16)[0])
 
 
 def test_methods_can_be_judged_by_them_and_shown(logged: Episodes) -> None:

@@ -14,10 +14,29 @@ CostKind: TypeAlias = Literal["latent", "upper", "learned", "graph"]
 
 def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """What an agent plans with when it is told nothing."""
+    if model.encoder.kind == "things":
+        return passing(model)
     if len(model.levels) == 1:
         long = FlatSetting(horizon=200, candidates=16, minimum=1.0)
         return (ALONG_PATHS if model.knows_floor else long).levels
     return patiently(eagerly(model), model)
+
+
+def passing(model: ModelConfig) -> tuple[PlannerConfig, ...]:
+    """Where a goal is a moment that others follow: searches at every level for a plan that comes as
+    near to it as can be, and may go on.
+    """
+    (flat,) = NEAREST.levels
+    fine = replace(flat, horizon=model.levels[1].stride) if len(model.levels) > 1 else flat
+    above = tuple(
+        replace(
+            flat,
+            horizon=max(1, NEAREST.horizon // duration),
+            optimizer=replace(flat.optimizer, correlation=0.3),
+        )
+        for duration in model.durations[1:]
+    )
+    return (fine, *above)
 
 
 def eagerly(model: ModelConfig) -> tuple[PlannerConfig, ...]:
@@ -168,5 +187,7 @@ class FlatSetting:
         return (PlannerConfig(self.horizon, self.replan, optimizer, self.minimum),)
 
 
+NEAREST = FlatSetting(30, 64, 3, correlation=0.9, minimum=1.0)
+"""where a goal is a moment that others follow, which plans may pass"""
 ALONG_PATHS = FlatSetting(20, 48, correlation=0.9, replan=4, minimum=0.3)
 """where shortest paths say the way, and a search is about the next steps"""

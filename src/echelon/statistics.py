@@ -22,12 +22,14 @@ from echelon.graph import Landmarks, fit_landmarks
 from echelon.models.foreign import ForeignEncoder
 from echelon.models.hierarchy import NEIGHBOURS, Hierarchy, ImageLift, LatentLift
 from echelon.models.paths import logits_at
+from echelon.models.things import ThingsEncoder
 from echelon.types import EchelonError, tree_map
 
 ENCODE_BATCH = 2048
 """frames encoded at once"""
 FLOORS, PLACES = 500, 4
-"""frames, and places seen at other times of their episodes, that tell passable logits from others"""
+"""frames, and places seen at other times of their episodes, that tell passable logits from others; as
+many frames, and another of each episode, tell what moves"""
 SEGMENTS = 8192
 """segments of actions that a macro-action's statistics rest on"""
 GRAPH_ACTIONS = 64
@@ -53,6 +55,8 @@ def fit_inputs(model: Hierarchy, episodes: Episodes, ids: Ids) -> None:
     mean = some.mean(tuple(range(some.ndim - encoder.mean.ndim)))
     encoder.mean.copy_(torch.from_numpy(mean))
     encoder.scale.fill_(1 / max(float((some - mean).std()), 1e-3))
+    if isinstance(encoder, ThingsEncoder):
+        _fit_things(encoder, episodes, ids)
     if model.config.proprio:
         proprio = episodes.column(model.config.proprio)[rows]
         level.lift.proprio_mean.copy_(torch.from_numpy(proprio.mean(0)))
@@ -72,6 +76,16 @@ def fit_inputs(model: Hierarchy, episodes: Episodes, ids: Ids) -> None:
         if upper.config.macro == "concat":  # learned macro-actions normalise themselves
             upper.action_mean.copy_(below.action_mean.repeat(upper.stride))
             upper.action_std.copy_(below.action_std.repeat(upper.stride))
+
+
+def _fit_things(encoder: ThingsEncoder, episodes: Episodes, ids: Ids) -> None:
+    """What moves, from pairs of frames of one episode."""
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(ids, FLOORS)
+    when = rng.integers(episodes.lengths[chosen][:, None], size=(FLOORS, 2))
+    rows = episodes.offsets[chosen][:, None] + when
+    frames = torch.from_numpy(episodes.pixels[rows.flatten()]).to(encoder.mean.device)
+    encoder.fit(frames[::2], frames[1::2])
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from echelon.bench.foreign import Foreign
 from echelon.bench.four_room import FourRoomDistractors
 from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
+from echelon.bench.push_t import PushTBench
 from echelon.bench.resume import Resume
 from echelon.bench.tables import Tables
 from echelon.bench.throughput import Throughput
@@ -38,6 +39,7 @@ class Bench:
             | Annotated[Planning, tyro.conf.subcommand("planning")]
             | Annotated[DiverseMaze, tyro.conf.subcommand("diverse-maze")]
             | Annotated[FourRoomDistractors, tyro.conf.subcommand("four-room")]
+            | Annotated[PushTBench, tyro.conf.subcommand("push-t")]
             | Annotated[Collapse, tyro.conf.subcommand("collapse")]
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Peers, tyro.conf.subcommand("peers")]

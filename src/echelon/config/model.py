@@ -141,10 +141,11 @@ class LandmarkConfig:
 class EncoderConfig:
     """Level 0's eyes: frames to latents."""
 
-    kind: Literal["patches", "conv", "keypoints", "vit", "foreign"] = "patches"
+    kind: Literal["patches", "conv", "keypoints", "things", "vit", "foreign"] = "patches"
     """patches and one readout; a map of the image (conv); places in the image, and a map of what is
-    around them (keypoints); a transformer over tubelets (vit);
-    somebody's own model (foreign), which echelon.on_top_of is given"""
+    around them (keypoints); where parts of the image are that have a colour of their own and move, and
+    which way they face (things); a transformer over tubelets (vit); somebody's own model (foreign),
+    which echelon.on_top_of is given"""
     frames: int = 1
     """consecutive frames that one latent is made of (vit, foreign): 1 an image, more a clip"""
     patch: int = 8
@@ -163,8 +164,15 @@ class EncoderConfig:
     """steps between those two at most, 0 for any: fewer single out what always moves (keypoints)"""
     shifting: float = 15.0
     """weight: keypoints of a shifted image are shifted as far (keypoints)"""
+    things: int = 2
+    """how many, those that move most; the latent has two numbers for each, and two more for each of
+    those that face somewhere (things)"""
+    colours: int = 4
+    """of the images, of things and all else; fewer than there are make one of two (things)"""
 
     def __post_init__(self) -> None:
+        if not 1 <= self.things < self.colours:
+            raise EchelonError("encoder: things are at least 1, and fewer than colours")
         if min(self.changing, self.shifting, self.apart) < 0:
             raise EchelonError("encoder: changing, shifting and apart are at least 0")
         if min(self.frames, self.patch, self.depth, self.heads, self.grid, self.channels) < 1:
@@ -195,9 +203,9 @@ class LevelConfig:
     span: tuple[int, int] | None = None
     """least and most steps of the level below in one step here, drawn anew for every step of
     training (transformer); None trains on the stride alone"""
-    predictor: Literal["mlp", "conv", "local", "transformer"] = "mlp"
-    """of the whole latent at once; of a map (conv); of what is around keypoints (local); of the last
-    steps (transformer)"""
+    predictor: Literal["mlp", "conv", "local", "relative", "transformer"] = "mlp"
+    """of the whole latent at once; of a map (conv); of what is around keypoints (local); of things, as
+    seen from the last of them, which faces somewhere (relative); of the last steps (transformer)"""
     width: int = 256
     """hidden units of the predictor (conv: channels)"""
     depth: int = 2
@@ -305,6 +313,12 @@ class ModelConfig:
             raise EchelonError(
                 f"levels.0.latent_dim: {self.levels[0].latent_dim} is odd; a keypoint has two numbers"
             )
+        points, things = self.levels[0].latent_dim / 2, self.encoder.things
+        if self.encoder.kind == "things" and points not in range(things, 2 * things + 1):
+            raise EchelonError(
+                f"levels.0.latent_dim: {self.levels[0].latent_dim}, but {things} things have "
+                f"{2 * things} numbers, and two more for each that faces somewhere"
+            )
         for index, (below, level) in enumerate(pairwise(self.levels), start=1):
             if level.macro == "concat":
                 if level.action_dim is not None:
@@ -330,7 +344,13 @@ class ModelConfig:
                     f"levels.{index}.predictor: local needs a scene to look at; set encoder.kind to "
                     "keypoints, and latent to shared above level 0"
                 )
-
+            faces = self.encoder.kind == "things" and self._shared(index) and points > things
+            if level.predictor == "relative" and not faces:
+                raise EchelonError(
+                    f"levels.{index}.predictor: relative needs a thing to look from; set encoder.kind "
+                    "to things, levels.0.latent_dim to more than two numbers a thing, and latent to "
+                    "shared above level 0"
+                )
             one = self.has_scene(index) and level.latent_dim == 2
             if level.distance.kind == "paths" and not one:
                 raise EchelonError(

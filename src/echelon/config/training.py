@@ -72,6 +72,8 @@ class StageConfig:
     """optimizer steps"""
     batch_size: int
     """windows a step, over all processes"""
+    window: int = 0
+    """environment steps of a window at most, which cuts rollouts short; 0 takes all of the longest"""
     train_encoder: bool = False
     """train the encoder from images; otherwise it is frozen and its latents are computed once"""
     gradient_below: bool = False
@@ -88,8 +90,8 @@ class StageConfig:
             raise EchelonError(f"stages: {self.levels} are not the numbers of levels, from 0 up")
         if self.masked and not self.train_encoder:
             raise EchelonError("stages: masked video trains the encoder; set train_encoder")
-        if self.steps < 1 or self.batch_size < 1:
-            raise EchelonError("stages: steps and batch_size must be at least 1")
+        if self.steps < 1 or self.batch_size < 1 or self.window < 0:
+            raise EchelonError("stages: steps and batch_size must be at least 1, window at least 0")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ class TrainConfig:
     def window(self, model: ModelConfig, stage: StageConfig) -> int:
         """Environment steps from the first state of a stage's windows to the last.
 
-        As long as the longest rollout; where video is masked, the frames of a clip fit as well.
+        As long as the longest rollout, or as the stage allows; where video is masked, the frames of a
+        clip fit as well.
         """
         clip = self.masked.frames - 1 - model.encoder.frames if stage.masked else 0
-        return max(1, clip, model.window(stage.levels))
+        longest = model.window(stage.levels)
+        return max(1, clip, min(longest, stage.window or longest))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,129 +21,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echelon.data.episodes import Episodes
+from echelon.envs.t_block import (
+    BOXES,
+    HIGH,
+    LOW,
+    OVER,
+    PRESSED,
+    RADIUS,
+    SIDE,
+    draw,
+    fits,
+    gap,
+    gap_between,
+)
 from echelon.envs.task import Array, Env, Image, Role, Trial
 from echelon.types import EchelonError
 
-SIDE = 512
-LOW, HIGH = 7.0, 504.0
-"""the walls' inner faces"""
-RADIUS = 15.0
-"""of the agent"""
-BOXES = ((0.0, 15.0, 60.0, 15.0), (0.0, 60.0, 15.0, 60.0))
-"""the block's bar and its stem, which overlap: centre x and y, half width and half height; beside the
-block's place, the middle of its flat edge"""
-MIDDLE = 45.0
-"""y of the block's centre of gravity"""
 REACH = 100.0
 """px of an action of 1; stable-worldmodel's `action_scale`"""
-PRESSED = 5.0
-"""px that the agent can be pressed into the block; it may be so much when it pushes fast"""
-OVER = 2.0
-"""px that a corner of the block can be beyond a wall's face"""
-ROUNDED = 1e-3
-"""px that a logged state may be off"""
-
 FAR_APART = (50.0, 50.0, 256.0, 256.0, 0.0)
 """agent and block, while a world is made"""
 
 NEAR, TURNED = 20.0, math.pi / 9
 """px and radians from the goal, less than which count as there; stable-worldmodel's `eval_state`"""
 
+PACE = 5
+"""logged steps that count as a cell of the way, where one is shown"""
 CELL = 32
 """px; pictures of trials show where the block is in cells of this size"""
-FLOOR, STONE, BLOCK, AGENT = (236, 236, 230), (62, 68, 84), (52, 120, 200), (214, 58, 44)
-
-
-def gap(state: Array) -> tuple[float, float, float]:
-    """From the agent to the block: px between their outlines, below 0 where they overlap, and x and y
-    of the direction, of length 1, that leads the agent away.
-    """
-    x, y, block_x, block_y, angle = (float(number) for number in state[:5])
-    return _gap(x - block_x, y - block_y, math.cos(angle), math.sin(angle))
-
-
-def _gap(dx: float, dy: float, cos: float, sin: float) -> tuple[float, float, float]:
-    x, y = cos * dx + sin * dy, cos * dy - sin * dx
-    best = (math.inf, 0.0, 0.0)
-    for middle_x, middle_y, half_x, half_y in BOXES:
-        out_x, out_y = abs(x - middle_x) - half_x, abs(y - middle_y) - half_y
-        if out_x > 0 and out_y > 0:
-            away = math.hypot(out_x, out_y)
-            found = (away, out_x / away, out_y / away)
-        else:
-            found = (out_x, 1.0, 0.0) if out_x > out_y else (out_y, 0.0, 1.0)
-        if found[0] < best[0]:
-            best = (
-                found[0],
-                math.copysign(found[1], x - middle_x),
-                math.copysign(found[2], y - middle_y),
-            )
-    away, x, y = best
-    return away - RADIUS, cos * x - sin * y, sin * x + cos * y
-
-
-def corners(block: Array) -> Array:
-    """``[..., 8, 2]`` of the bar and of the stem, of poses ``[..., 3]`` (x, y, angle)."""
-    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-    local = np.concatenate([np.array(b[:2]) + signs * np.array(b[2:]) for b in BOXES])
-    cos, sin = np.cos(block[..., 2:]), np.sin(block[..., 2:])
-    x = block[..., :1] + cos * local[:, 0] - sin * local[:, 1]
-    y = block[..., 1:2] + sin * local[:, 0] + cos * local[:, 1]
-    return np.stack([x, y], -1)
-
-
-def draw(states: Array, size: int) -> Image:
-    """Images ``[N, size, size, 3]`` of states ``[N, 7]``. A pixel at an edge has of each colour as much
-    as lies in it, so that motion by a part of a pixel shows.
-    """
-    scale = size / SIDE
-    edge = (np.arange(size) + 0.5) / scale
-    inside = np.clip(0.5 + scale * np.minimum(edge - LOW, HIGH - edge), 0, 1)
-    cover = np.minimum(inside[:, None], inside[None])[..., None]
-    table = (np.array(STONE) + cover * (np.array(FLOOR) - np.array(STONE))).round().astype(np.uint8)
-    images = np.broadcast_to(table, (len(states), *table.shape)).copy()
-    x, y, angle = states[:, 2], states[:, 3], states[:, 4]
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-
-    def block(dx: Array, dy: Array) -> Array:
-        u, v = cos * dx + sin * dy, cos * dy - sin * dx + MIDDLE
-        return np.minimum(
-            *(_outside(np.abs(u - b[0]) - b[2], np.abs(v - b[1]) - b[3]) for b in BOXES)
-        )
-
-    middle = np.stack([x - np.sin(angle) * MIDDLE, y + np.cos(angle) * MIDDLE], 1)
-    _stamp(images, middle, 77.0, block, BLOCK)
-    _stamp(images, states[:, :2], RADIUS, lambda dx, dy: np.hypot(dx, dy) - RADIUS, AGENT)
-    return images
-
-
-def _outside(x: Array, y: Array) -> Array:
-    """Signed distance to a box, from how far beyond its sides a place is."""
-    return np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0)
-
-
-def _stamp(
-    images: Image,
-    centre: Array,
-    reach: float,
-    distance: Callable[[Array, Array], Array],
-    colour: tuple[int, ...],
-) -> None:
-    """Draw one shape into each image: `distance` to its outline, px, from x and y beside `centre`."""
-    size = images.shape[1]
-    scale = size / SIDE
-    some = int(np.ceil(reach * scale)) + 1
-    pixels = np.floor(centre * scale).astype(int)[..., None] + np.arange(-some, some + 1)
-    beside = (pixels + 0.5) / scale - centre[..., None]
-    away = distance(beside[:, 0, None, :], beside[:, 1, :, None])
-    inside = (pixels >= 0) & (pixels < size)
-    cover = np.clip(0.5 - scale * away, 0, 1) * (inside[:, 0, None, :] & inside[:, 1, :, None])
-    columns, rows = pixels[:, 0, None, :].clip(0, size - 1), pixels[:, 1, :, None].clip(0, size - 1)
-    which, row, column = np.nonzero(cover)
-    where = which, rows[which, row, 0], columns[which, 0, column]
-    under = images[where]
-    over = cover[which, row, column, None] * (np.array(colour) - under.astype(np.float64))
-    images[where] = (under + over).round().astype(np.uint8)
 
 
 def reached(states: Array, goal: Array, agent_counts: bool = True) -> NDArray[np.bool_]:
@@ -156,17 +61,6 @@ def reached(states: Array, goal: Array, agent_counts: bool = True) -> NDArray[np
     away = np.linalg.norm(states[..., places] - goal[..., places], axis=-1)
     turn = np.abs((states[..., 4] - goal[..., 4] + np.pi) % (2 * np.pi) - np.pi)
     return (away < NEAR) & (turn < TURNED)
-
-
-def fits(state: Array) -> bool:
-    """Whether agent and block are on the table and no further in each other than they can get."""
-    agent, block = state[:2], corners(state[2:5])
-    over = np.maximum(LOW - block, block - HIGH).max()
-    beyond = np.maximum(LOW + RADIUS - agent, agent - HIGH + RADIUS).max()
-    apart = (
-        gap(state)[0] > -2 * PRESSED
-    )  # in the corner by the stem, out of one box is into another
-    return bool(over <= OVER + ROUNDED and beyond <= ROUNDED and apart)
 
 
 def random_state(rng: np.random.Generator) -> Array:
@@ -182,7 +76,8 @@ class PushT(gym.Env[Image, Array]):
 
     An action is where the agent is to go from where it is, right and down, in parts of 100 px. It has
     a tenth of a second, enough for three tenths of the way from rest, and four tenths at speed.
-    `reset(options={"start": state, "goal": state})` sets both, else they are drawn. `info` has
+    `reset(options={"start": state, "goal": state})` sets both, else they are drawn; "way", states that
+    once led from one to the other, is what `ahead` shows. `info` has
     "goal" (an image), "success" (`reached`), "place" (row and column of the block, in cells of 32 px)
     and "state": x and y of the agent, x, y and angle of the block, x and y of the agent's velocity, in
     px, radians and px a second.
@@ -198,6 +93,7 @@ class PushT(gym.Env[Image, Array]):
         self._size, self._agent_counts = image_size, agent_counts
         self._simulation = _simulation()
         self._state = self._goal = np.zeros(7)
+        self._way, self._passed = np.zeros((1, 7)), 0
         self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -216,6 +112,9 @@ class PushT(gym.Env[Image, Array]):
                 )
             states[name] = state
         self._state, self._goal = states["start"], states["goal"]
+        way = (options or {}).get("way")
+        self._way = self._goal[None] if way is None else np.asarray(way, np.float64)
+        self._passed = 0
         goal = draw(self._goal[None], self._size)[0]
         return self.render(), {"goal": goal, **self._info()}
 
@@ -240,6 +139,17 @@ class PushT(gym.Env[Image, Array]):
         angle = block.angle % (2 * math.pi)
         self._state = np.array([*agent.position, *block.position, angle, *agent.velocity])
         return self.state
+
+    def ahead(self, cells: int) -> Image:
+        """See :class:`echelon.envs.task.KnowsTheWay`; the way is what was logged, on which it has come
+        to the state that is most like this one, never back.
+        """
+        left = self._way[self._passed :]
+        apart = np.linalg.norm(left[:, :4] - self._state[:4], axis=1)
+        turn = np.abs((left[:, 4] - self._state[4] + np.pi) % (2 * np.pi) - np.pi)
+        self._passed += int((apart + NEAR / TURNED * turn).argmin())
+        there = min(self._passed + PACE * cells, len(self._way) - 1)
+        return draw(self._way[there][None], self._size)[0]
 
     def render(self) -> Image:  # pyright: ignore[reportIncompatibleMethodOverride]
         return draw(self.state[None], self._size)[0]
@@ -271,7 +181,7 @@ class PushT(gym.Env[Image, Array]):
         if (block_x, block_y) != tuple(block.position):
             block.position = block_x, block_y
         x, y = agent.position
-        away, out_x, out_y = _gap(x - block_x, y - block_y, cos, sin)
+        away, out_x, out_y = gap_between(x - block_x, y - block_y, cos, sin)
         if away < -PRESSED:
             back = -PRESSED - away
             x, y = x + back * out_x, y + back * out_y
@@ -324,13 +234,13 @@ class PushTTrial(Trial):
     """`start` and `goal` are the block's places, in cells of an empty layout, for pictures."""
 
     states: Array
-    """[2, 7] of the start and of the goal"""
+    """[T, 7] from the start to the goal, as logged"""
     source: tuple[int, int]
     """the episode, and the step of it that is the start"""
 
     @property
     def options(self) -> Mapping[str, Any]:
-        return {"start": self.states[0], "goal": self.states[1]}
+        return {"start": self.states[0], "goal": self.states[-1], "way": self.states}
 
 
 @dataclass(frozen=True)
@@ -380,11 +290,11 @@ def make_trials(
                 f"{len(mine)} episodes held out to {role}; hold out more or longer ones"
             )
         for _, episode, t in sorted(found)[:per_split]:
-            pair = states[episodes.offsets[episode] + np.array([t, t + ahead])]
-            start, goal = (_place(state) for state in pair)
+            way = states[episodes.offsets[episode] + t + np.arange(ahead + 1)]
+            start, goal = _place(way[0]), _place(way[-1])
             empty = np.zeros((SIDE // CELL, SIDE // CELL), np.int8)
             trials.append(
-                PushTTrial(split, empty, start, goal, ahead, states=pair, source=(episode, t))
+                PushTTrial(split, empty, start, goal, ahead, states=way, source=(episode, t))
             )
     return trials
 

@@ -9,19 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echelon.data.episodes import EpisodeWriter
-from echelon.envs.push_t import (
-    BOXES,
-    HIGH,
-    LOW,
-    MIDDLE,
-    RADIUS,
-    REACH,
-    PushT,
-    PushTTask,
-    draw,
-    gap,
-    random_state,
-)
+from echelon.envs.push_t import REACH, PushT, PushTTask, random_state
+from echelon.envs.t_block import BOXES, HIGH, LOW, MIDDLE, RADIUS, draw, gap
 from echelon.envs.task import Array, check_collection
 from echelon.progress import Progress
 from echelon.types import EchelonError

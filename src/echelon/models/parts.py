@@ -20,11 +20,14 @@ from echelon.models.macro_actions import (
 from echelon.models.predictors import ResidualMLP
 from echelon.models.scene import Glimpse, KeypointEncoder, LocalPredictor
 from echelon.models.spatial import ConvEncoder, ConvPredictor
+from echelon.models.things import RelativePredictor, ThingsEncoder
 from echelon.models.transformer import CausalTransformer
 from echelon.models.vit import TubeletEncoder
 from echelon.types import EchelonError
 
-Encoder: TypeAlias = PatchEncoder | ConvEncoder | KeypointEncoder | TubeletEncoder | ForeignEncoder
+Encoder: TypeAlias = (
+    PatchEncoder | ConvEncoder | KeypointEncoder | ThingsEncoder | TubeletEncoder | ForeignEncoder
+)
 
 
 def encoder_of(model: ModelConfig, foreign: ForeignModel | None = None) -> Encoder:
@@ -42,6 +45,8 @@ def encoder_of(model: ModelConfig, foreign: ForeignModel | None = None) -> Encod
     if config.kind == "keypoints":
         points = level.latent_dim // 2
         return KeypointEncoder(points, size, level.lift_width, config.grid)
+    if config.kind == "things":
+        return ThingsEncoder(level.latent_dim, size, config.things, config.colours)
     if config.kind == "vit":
         return TubeletEncoder(
             level.latent_dim,
@@ -94,6 +99,15 @@ def predictor_of(
             config.depth,
             model.encoder.channels,
             Glimpse(config.glimpse, config.spacing, model.image_size),
+        )
+    if config.predictor == "relative":
+        return RelativePredictor(
+            config.latent_dim,
+            state_dim,
+            action_dim,
+            config.width,
+            config.depth,
+            model.encoder.things,
         )
     if config.predictor == "transformer":
         return CausalTransformer(
