@@ -27,7 +27,7 @@ from echelon.presets import NEAREST, planner_for
 
 HELD_OUT = 0.1
 """share of the episodes that no model is trained on; trials are from half of those"""
-MATCHED = 360
+MATCHED = 374
 """width that gives one level about the parameters of both"""
 
 
