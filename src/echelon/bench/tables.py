@@ -12,12 +12,13 @@ from echelon.bench.foreign import Foreign
 from echelon.bench.four_room import FourRoomDistractors
 from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
+from echelon.bench.push_t import PushTBench
 from echelon.records import load
 from echelon.report import Page
 from echelon.report.planning import far_goals
 from echelon.report.published import overview
 
-BENCHMARKS = (DiverseMaze(), FourRoomDistractors())
+BENCHMARKS = (DiverseMaze(), FourRoomDistractors(), PushTBench())
 
 
 def overview_of(results: Path) -> str:
