@@ -20,12 +20,13 @@ from echelon.planning.noise import coloured, correlated
 from echelon.planning.optimizers import optimizer_of
 from echelon.types import ActionPrior, EchelonError, Objective, Optimizer
 
-Kind: TypeAlias = Literal["cem", "icem", "mppi", "gradient", "refine"]
+Kind: TypeAlias = Literal["cem", "icem", "mppi", "evolution", "gradient", "refine"]
 KINDS = get_args(get_type_hints(OptimizerConfig)["kind"])
 THOROUGH = {
     "cem": OptimizerConfig("cem", 128, 15, 12, correlation=0.0),
     "icem": OptimizerConfig("icem", 128, 20, 12, beta=0.5, decay=1.02),
     "mppi": OptimizerConfig("mppi", 256, 15, 12, correlation=0.0, noise=0.4, temperature=0.05),
+    "evolution": OptimizerConfig("evolution", 128, 15, 8, correlation=0.0),
     "gradient": OptimizerConfig("gradient", 64, 60, 8),
     "refine": OptimizerConfig("refine", 64, 4, 8, correlation=0.0, steps=60),
 }
@@ -332,7 +333,8 @@ def test_effort_scales_evaluations(kind: Kind, candidates: int, iterations: int)
     assert spent == sorted(spent)
     assert full.scaled(1) == full
     least = spent[0]
-    assert least == {"cem": 2, "icem": 2, "mppi": 3, "gradient": 8, "refine": 6}[kind]
+    fewest = {"cem": 2, "icem": 2, "mppi": 3, "evolution": 2, "gradient": 8, "refine": 6}
+    assert least == fewest[kind]
     for effort, evaluations in zip(efforts, spent, strict=True):
         wanted = effort * full.evaluations
         assert evaluations <= max(wanted, least)

@@ -22,17 +22,27 @@ def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     return patiently(eagerly(model), model)
 
 
+NEAREST = PlannerConfig(
+    30,
+    5,
+    OptimizerConfig("evolution", 128, 3, 8, correlation=0.9, proposal="recall"),
+    minimum=1.0,
+)
+"""level 0 alone, where a goal is a moment that others follow"""
+
+
 def passing(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """Where a goal is a moment that others follow: searches at every level for a plan that comes as
     near to it as can be, and may go on.
     """
-    (flat,) = NEAREST.levels
-    fine = replace(flat, horizon=model.levels[1].stride) if len(model.levels) > 1 else flat
-    above = tuple(
+    if len(model.levels) == 1:
+        return (NEAREST,)
+    fine = replace(NEAREST, horizon=model.levels[1].stride)
+    above = (
         replace(
-            flat,
+            NEAREST,
             horizon=max(1, NEAREST.horizon // duration),
-            optimizer=replace(flat.optimizer, correlation=0.3),
+            optimizer=replace(NEAREST.optimizer, correlation=0.3),
         )
         for duration in model.durations[1:]
     )
@@ -187,7 +197,5 @@ class FlatSetting:
         return (PlannerConfig(self.horizon, self.replan, optimizer, self.minimum),)
 
 
-NEAREST = FlatSetting(30, 64, 3, correlation=0.9, minimum=1.0)
-"""where a goal is a moment that others follow, which plans may pass"""
 ALONG_PATHS = FlatSetting(20, 48, correlation=0.9, replan=4, minimum=0.3)
 """where shortest paths say the way, and a search is about the next steps"""

@@ -119,6 +119,7 @@ def fit_search(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> Non
     rows, size = _rows_of(episodes, ids), model.config.bank_size
     known = encode(model, episodes, rng.choice(rows, size, replace=size > len(rows)))
     _fit_neighbours(model, episodes, ids, seed)
+    _fit_recall(model, episodes, ids, seed)
     _fit_paths(model, episodes, ids, seed)
     for index, level in enumerate(model.levels[1:], start=1):
         duration = model.config.durations[index]
@@ -258,6 +259,23 @@ def _fit_neighbours(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -
             place = upper.place(place)
         level.before.copy_(place["z"][::2])
         level.after.copy_(place["z"][1::2])
+
+
+def _fit_recall(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> None:
+    """For each level that keeps them, known places and the actions that followed on them."""
+    for index, level in enumerate(model.levels):
+        if not level.config.recall:
+            continue
+        length = level.config.recall * level.duration
+        sampler = WindowSampler.of(episodes.lengths, episodes.offsets, ids, length)
+        rows = sampler.rows(model.config.bank_size, seed, 0)[:, :-1]
+        place = {"z": encode(model, episodes, rows[:, 0])}
+        followed = torch.from_numpy(episodes.actions[rows]).to(place["z"].device)
+        for upper in model.levels[1 : index + 1]:
+            place = upper.place(place)
+            followed = upper.encode_action(followed.unflatten(1, (-1, upper.stride)))
+        level.recalled_from.copy_(place["z"])
+        level.recalled.copy_(followed)
 
 
 def covariance(samples: Tensor) -> Tensor:

@@ -116,10 +116,12 @@ class ActionPrior:
     """[A, A] of the data's actions, where it is known"""
     bank: Tensor | None = None
     """[N, A] some of the data's actions, where they are kept"""
+    recalled: Tensor | None = None
+    """[B, K, H, A] what followed on states like those that a search is made from, where it asks"""
 
     def to(self, device: torch.device) -> ActionPrior:
         always = (part.to(device) for part in (self.mean, self.std, self.low, self.high))
-        known = (self.covariance, self.bank)
+        known = (self.covariance, self.bank, self.recalled)
         return ActionPrior(*always, *(None if part is None else part.to(device) for part in known))
 
 
@@ -245,6 +247,12 @@ class LevelModel(Protocol):
 
     def predict(self, state: State, action: Tensor) -> State:
         """One step of this level; see :meth:`WorldModel.predict`."""
+        ...
+
+    def recall(self, state: State, count: int, horizon: int) -> Tensor:
+        """``state [B, ...] -> actions [B, count, horizon, A]`` that followed on the known states most
+        like it; an EchelonError where none are kept, or shorter ones.
+        """
         ...
 
     @property

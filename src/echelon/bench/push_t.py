@@ -45,7 +45,7 @@ def methods(model: ModelConfig) -> list[Method]:
     return [
         Method.of("default", planner_for(model)),
         *(Method.of(f"nearest{_times(n)}", _more(n)) for n in (1, 4, 16)),
-        Method(SAME, "nearest", NEAREST.levels),
+        Method(SAME, "nearest", (NEAREST,)),
         Method("control:oracle-subgoals", "ahead-2", planner_for(one), ahead=2),
         Method("control:random", "uniform"),
     ]
@@ -53,7 +53,8 @@ def methods(model: ModelConfig) -> list[Method]:
 
 def _more(times: int) -> tuple[PlannerConfig, ...]:
     """Flat planning with so many times the candidates."""
-    return replace(NEAREST, candidates=times * NEAREST.candidates).levels
+    found = replace(NEAREST.optimizer, candidates=times * NEAREST.optimizer.candidates)
+    return (replace(NEAREST, optimizer=found),)
 
 
 def _times(count: int) -> str:
@@ -77,10 +78,16 @@ def matched(model: ModelConfig) -> list[Method]:
 
 _LOSS = LossConfig(norm="l1", variance=0.0, correlation=0.0, smoothness=0.0, inverse_dynamics=0.0)
 _FINE = LevelConfig(
-    latent_dim=6, predictor="relative", width=256, depth=3, difference_scale=8.0, loss=_LOSS
+    latent_dim=6,
+    predictor="relative",
+    recall=30,
+    width=256,
+    depth=3,
+    difference_scale=8.0,
+    loss=_LOSS,
 )
-_ABOVE = replace(_FINE, latent="shared", stride=10, action_dim=8, rollout=3)
-_MODEL = ModelConfig(levels=(_FINE, _ABOVE), encoder=EncoderConfig(kind="things"))
+_ABOVE = replace(_FINE, latent="shared", stride=10, action_dim=8, rollout=3, recall=6)
+_MODEL = ModelConfig((_FINE, _ABOVE), EncoderConfig(kind="things"), bank_size=16384)
 _STAGES = (
     StageConfig((0,), 6000, 2048, window=1, learning_rate=2e-3),
     StageConfig((0,), 4000, 768, window=3, learning_rate=1e-3),
@@ -88,9 +95,9 @@ _STAGES = (
 )
 _UPPER = StageConfig((1,), 4000, 512, learning_rate=2e-3)
 _TRAIN = TrainConfig(stages=(*_STAGES, _UPPER), ema=0.0, held_out=HELD_OUT, num_threads=1)
-_THIRD = replace(_ABOVE, stride=3, rollout=2)
-_FOURTH = replace(_ABOVE, stride=2, rollout=1)
-_OWN = LevelConfig(latent_dim=16, stride=10, action_dim=8, rollout=3)
+_THIRD = replace(_ABOVE, stride=3, rollout=2, recall=3)
+_FOURTH = replace(_ABOVE, stride=2, rollout=1, recall=1)
+_OWN = LevelConfig(latent_dim=16, stride=10, action_dim=8, rollout=3, recall=6)
 
 
 def _only(level: int) -> TrainConfig:

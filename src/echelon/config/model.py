@@ -168,11 +168,14 @@ class EncoderConfig:
     """how many, those that move most; the latent has two numbers for each, and two more for each of
     those that face somewhere (things)"""
     colours: int = 4
-    """of the images, of things and all else; fewer than there are make one of two (things)"""
+    """of the images, of things and all else, at most 4; where there are more, some count as one
+    (things)"""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.things < self.colours:
-            raise EchelonError("encoder: things are at least 1, and fewer than colours")
+        if not 1 <= self.things < self.colours <= 4:
+            raise EchelonError(
+                "encoder: things are at least 1, and fewer than colours, which are at most 4"
+            )
         if min(self.changing, self.shifting, self.apart) < 0:
             raise EchelonError("encoder: changing, shifting and apart are at least 0")
         if min(self.frames, self.patch, self.depth, self.heads, self.grid, self.channels) < 1:
@@ -206,6 +209,9 @@ class LevelConfig:
     predictor: Literal["mlp", "conv", "local", "relative", "transformer"] = "mlp"
     """of the whole latent at once; of a map (conv); of what is around keypoints (local); of things, as
     seen from the last of them, which faces somewhere (relative); of the last steps (transformer)"""
+    recall: int = 0
+    """own steps of known action sequences, of which `bank_size` are kept with the states that they
+    followed on, for a planner's `proposal`; 0 keeps none"""
     width: int = 256
     """hidden units of the predictor (conv: channels)"""
     depth: int = 2
@@ -238,6 +244,8 @@ class LevelConfig:
         for name in counts.split():
             if (value := getattr(self, name)) < 1:
                 raise EchelonError(f"{name}: {value} must be at least 1")
+        if self.recall < 0:
+            raise EchelonError(f"recall: {self.recall} must be at least 0")
         if self.spacing <= 0:
             raise EchelonError(f"spacing: {self.spacing} must be above 0")
         if self.ensemble > 1 and self.predictor in ("transformer", "local"):

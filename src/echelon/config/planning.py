@@ -15,22 +15,23 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 class OptimizerConfig:
     """A search over action sequences."""
 
-    kind: Literal["cem", "icem", "mppi", "gradient", "refine"] = "cem"
-    """refine is cem, then gradient steps from its elites"""
+    kind: Literal["cem", "icem", "mppi", "evolution", "gradient", "refine"] = "cem"
+    """evolution varies each elite by itself; refine is cem, then gradient steps from its elites"""
     candidates: int = 64
     """K, a round; of gradient, the sequences that descend side by side"""
     iterations: int = 2
     """rounds; of gradient, steps"""
     elites: int = 8
-    """cheapest candidates, which the next round is fitted to (cem, icem, refine), gradient steps
-    start from (refine), and whose agreement is asked for"""
+    """cheapest candidates, which the next round is fitted to (cem, icem, refine) or varies (evolution),
+    gradient steps start from (refine), and whose agreement is asked for"""
     correlation: float = 0.9
     """of the sampled noise from one step of the horizon to the next, 0 is white; of icem, of bank
     entries alone"""
     noise: float = 1.0
     """standard deviation of the first round, in deviations of the level's action prior"""
     warm_noise: float = 0.5
-    """the same, where the search starts from the last plan"""
+    """the same, where the search starts from the last plan; and of an elite's first variations
+    (evolution)"""
     temperature: float = 0.1
     """of the weights (mppi), in deviations of the candidates' costs"""
     beta: float = 2.0
@@ -46,11 +47,14 @@ class OptimizerConfig:
     agreement: float = 0.0
     """stop early where the elites of every environment differ by less than that many deviations of
     the prior, or, in mppi, the mean moved by less; 0 never does"""
-    proposal: Literal["gaussian", "covariance", "bank"] = "gaussian"
+    proposal: Literal["gaussian", "covariance", "bank", "recall"] = "gaussian"
     """how the first round samples where there is no last plan: each dimension of an action by
-    itself, all by their covariance in the data, or entries of the level's bank of actions"""
+    itself, all by their covariance in the data, or entries of the level's bank of actions; or, with a
+    last plan too, what followed in the data on states most like this one, which the level must have
+    kept (its `recall`)"""
     residual: float = 0.1
-    """standard deviation of what is added to bank entries, in deviations of the prior"""
+    """standard deviation of what is added to entries of the bank, or to what is recalled, in
+    deviations of the prior"""
 
     def __post_init__(self) -> None:
         if self.candidates < 1 or self.iterations < 1 or self.steps < 1:

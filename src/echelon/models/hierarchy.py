@@ -160,6 +160,8 @@ class Level(nn.Module):
     after: Tensor
     bank: Tensor
     bank_below: Tensor
+    recalled_from: Tensor
+    recalled: Tensor
 
     def __init__(
         self,
@@ -197,6 +199,10 @@ class Level(nn.Module):
             self.register_buffer(name, torch.full((self.action_dim,), value))
         self.register_buffer("prior_covariance", torch.eye(self.action_dim))
         self.register_buffer("action_bank", torch.zeros(model.bank_size, self.action_dim))
+        if config.recall:
+            kept = (model.bank_size, config.recall, self.action_dim)
+            self.register_buffer("recalled_from", torch.zeros(model.bank_size, config.latent_dim))
+            self.register_buffer("recalled", torch.zeros(kept))
         for name in ("before", "after"):
             self.register_buffer(name, torch.zeros(NEIGHBOURS, config.latent_dim))
         if index and config.latent == "own":
@@ -234,6 +240,25 @@ class Level(nn.Module):
         """``state below [..., D_below] -> z here [..., D]``: where it is, and not how it moves."""
         assert isinstance(self.lift, LatentLift | SharedLift)
         return self.lift.place(state)
+
+    def recall(self, state: LatentState, count: int, horizon: int) -> Tensor:
+        """``state [B, D] -> actions [B, count, horizon, A]`` that followed on the known places nearest
+        to it. EchelonError where fewer or shorter sequences are kept.
+        """
+        where, kept = f"levels.{self.index}.recall", self.config.recall
+        if not kept:
+            raise EchelonError(
+                f"proposal: recall needs sequences that are kept; train with {where}"
+            )
+        many, steps, _ = self.recalled.shape
+        if horizon > steps or count > many:
+            raise EchelonError(
+                f"proposal: {count} sequences of {horizon} steps cannot be recalled, {many} of {steps} "
+                f"are kept; plan with fewer, or train with a larger {where} or bank_size"
+            )
+        z = state["z"]
+        away = self.recalled_from.square().sum(-1) - 2 * z @ self.recalled_from.T
+        return self.recalled[away.topk(count, largest=False).indices, :horizon]
 
     @property
     def neighbours(self) -> tuple[LatentState, LatentState]:

@@ -30,11 +30,12 @@ class Reduced:
     """
 
     def __init__(self, level: Level, dtype: torch.dtype) -> None:
-        self.stride, self.lower, self.place, self.aim = (
+        self.stride, self.lower, self.place, self.aim, self.recall = (
             level.stride,
             level.lower,
             level.place,
             level.aim,
+            level.recall,
         )
         self._level, self._dtype = level, dtype
         parts = (*level.children(), *level.buffers())

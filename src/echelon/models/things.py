@@ -7,8 +7,6 @@ always in the same place, and moments of those pixels say where it is to a fract
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +15,8 @@ from echelon.models.scene import HALF
 
 ROWS = 128
 """images at a time, whose pixels a processor's caches then hold"""
-SOFT = 0.25
-"""of the distance between the two colours that are most alike: how far off a pixel counts half"""
+LEAST = 0.05
+"""share of a pixel below which it has nothing of a colour"""
 PIXELS, ROUNDS = 20_000, 5
 """that colours are fitted to, and rounds of k-means"""
 
@@ -27,17 +25,19 @@ class ThingsEncoder(nn.Module):
     """One frame ``[..., H, W, 3] uint8 -> [..., D]``: row and column of the middle of N things, then
     of a place beside the last D / 2 - N of them, in the direction that they face.
 
-    A thing is a soft mask, the pixels that look like its colour. It faces where it is heaviest far from
-    its middle, by the third moment ``E[|r|^2 r]`` of its mask, which turns as the thing does; one that
-    looks the same from all sides faces nowhere. That place is as far from the middle as the thing's
-    pixels are on average, so that turning a thing moves it as far as it moves the thing's parts.
+    A thing is a soft mask: how much of each pixel is of its colour, by the shares of all colours that
+    make up the pixel's, so that an edge is placed to a fraction of a pixel. It faces where it is
+    heaviest far from its middle, by the third moment ``E[|r|^2 r]`` of its mask, which turns as the
+    thing does; one that looks the same from all sides faces nowhere. That place is as far from the
+    middle as the thing's pixels are on average, so that turning a thing moves it as far as it moves the
+    thing's parts.
     """
 
     frames = 1
     mean: Tensor
     scale: Tensor
     colours: Tensor
-    softness: Tensor
+    shares: Tensor
     moving: Tensor
     reach: Tensor
     powers: Tensor
@@ -48,7 +48,7 @@ class ThingsEncoder(nn.Module):
         self.register_buffer("mean", torch.full((3,), 127.5))
         self.register_buffer("scale", torch.tensor(1 / 127.5))
         self.register_buffer("colours", torch.zeros(colours, 3))
-        self.register_buffer("softness", torch.tensor(1.0))
+        self.register_buffer("shares", torch.zeros(4, colours))
         self.register_buffer("moving", torch.arange(things))
         self.register_buffer("reach", torch.ones(things))
         centres = (torch.arange(image_size) + 0.5) * (2 / image_size) - 1
@@ -73,9 +73,8 @@ class ThingsEncoder(nn.Module):
         """
         pixels = frames.reshape(-1, self.powers.shape[0], 3)
         x = (pixels - self.mean).mul_(self.scale)
-        away = x.square().sum(-1, keepdim=True) - 2 * x @ self.colours.T
-        alike = -(away + self.colours.square().sum(-1)) / self.softness.square()
-        mask = alike.softmax(-1)[..., some].transpose(1, 2)
+        mask = x @ self.shares[:3, some] + self.shares[3, some]
+        mask = ((mask.clamp(0, 1) - LEAST) / (1 - LEAST)).relu().transpose(1, 2)
         moments = mask @ self.powers
         each = moments[..., 1:] / moments[..., :1].clamp_min(1e-6)
         c, cc, ccc, r, rc, rcc, rr, rrc, rrr = each.unbind(-1)
@@ -95,8 +94,8 @@ class ThingsEncoder(nn.Module):
         rows = torch.randint(len(pixels), (PIXELS,), generator=generator)
         x = (pixels[rows.to(pixels.device)] - self.mean) * self.scale
         self.colours.copy_(_clustered(x, len(self.colours)))
-        apart = torch.cdist(self.colours, self.colours).fill_diagonal_(math.inf)
-        self.softness.copy_(SOFT * apart.amin())
+        ones = torch.ones_like(self.colours[:, :1])
+        self.shares.copy_(torch.linalg.pinv(torch.cat([self.colours, ones], 1)))
         every = torch.arange(len(self.colours), device=frames.device)
         middle, facing, size = self._moments(frames, every)
         moved = (middle - self._moments(others, every)[0]).square().sum(-1).mean(0)
@@ -110,7 +109,9 @@ class ThingsEncoder(nn.Module):
 
 
 def _clustered(x: Tensor, count: int) -> Tensor:
-    """``[N, 3] -> [count, 3]``: k-means, from points that are as far apart as can be."""
+    """``[N, 3] -> [count, 3]``: k-means, from points that are as far apart as can be; of each cluster
+    the median, which the mixed colours at edges hardly move.
+    """
     chosen = [x.median(0).values]
     while len(chosen) < count:
         chosen.append(x[torch.cdist(x, torch.stack(chosen)).amin(1).argmax()])
@@ -120,7 +121,10 @@ def _clustered(x: Tensor, count: int) -> Tensor:
         sums = torch.zeros_like(means).index_add_(0, nearest, x)
         counts = torch.bincount(nearest, minlength=count).clamp_min(1)
         means = torch.where(counts[:, None] > 0, sums / counts[:, None], means)
-    return means
+    nearest = torch.cdist(x, means).argmin(1)
+    some = [x[nearest == k] for k in range(count)]
+    pairs = zip(some, means, strict=True)
+    return torch.stack([s.median(0).values if len(s) else mean for s, mean in pairs])
 
 
 class RelativePredictor(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from echelon.config import OptimizerConfig
 from echelon.planning.cem import CEM
+from echelon.planning.evolution import Evolution
 from echelon.planning.gradient import Gradient, Refine
 from echelon.planning.mppi import MPPI
 from echelon.types import Optimizer
@@ -14,6 +15,8 @@ def optimizer_of(config: OptimizerConfig) -> Optimizer:
     match config.kind:
         case "cem" | "icem":
             return CEM(config)
+        case "evolution":
+            return Evolution(config)
         case "mppi":
             return MPPI(config)
         case "gradient":

@@ -28,6 +28,7 @@ from echelon.planning.prices import Prices, charged, spent_on
 from echelon.planning.reach import Search, choose
 from echelon.planning.support import Support
 from echelon.types import (
+    ActionPrior,
     Cost,
     EchelonError,
     LevelModel,
@@ -220,11 +221,11 @@ class Planner:
 
         optimizer = self.optimizer if search.effort == 1 else self.optimizer.scaled(search.effort)
         actions, cost = optimizer.minimize(
-            objective, start, warm, self.level.prior, search.generator, options, search.stop
+            objective, start, warm, self._prior(state), search.generator, options, search.stop
         )
         predicted = self.roll_out(state, actions)
         calls = (sum(rounds) + options) * self.config.horizon
-        macs = self.prices.search(state, goal, actions, rounds)
+        macs = self.prices.search(state, goal, actions, rounds) + self.prices.recall(state)
         spent = spent_on(batch, calls, macs, start.device)
         below = None if old is None else old.below
         best = torch.zeros(batch, dtype=torch.int64, device=start.device)
@@ -245,6 +246,13 @@ class Planner:
         return Plan(
             actions, predicted, cost, goals, made, aim, made, gap, direct, lost, spent, below
         )
+
+    def _prior(self, state: State) -> ActionPrior:
+        """What the level's actions are like, with what followed on states like these where asked."""
+        if (asked := self.config.optimizer).proposal != "recall":
+            return self.level.prior
+        found = self.level.recall(state, asked.candidates, self.config.horizon)
+        return replace(self.level.prior, recalled=found)
 
     def roll_out(self, state: State, actions: Tensor) -> State:
         """``state [B, ...], actions [B, K, H, A] -> states [B, K, H, ...]``"""

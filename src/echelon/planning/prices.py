@@ -41,6 +41,14 @@ class Prices:
             return macs
         return macs + self.gap(state) + self.along(state, goal, horizon)
 
+    def recall(self, state: State) -> int:
+        """Of finding known states that are like one."""
+        planner = self._planner
+        if planner.config.optimizer.proposal != "recall":
+            return 0
+        here = tree_map(lambda x: x[:1], state)
+        return self._meter("recall", planner.level.recall, here, 1, planner.config.horizon)
+
     def way(self, state: State, actions: Tensor) -> int:
         """Of one rollout."""
         here, one = tree_map(lambda x: x[:1], (state, actions[:, :1]))
@@ -104,7 +112,7 @@ class Prices:
         planner = self._planner
         actions = planner.level.prior.mean.expand(1, options, planner.config.horizon, -1)
         evaluations = planner.optimizer.scaled(effort).evaluations
-        return self.search(state, goal, actions, [1] * evaluations)
+        return self.search(state, goal, actions, [1] * evaluations) + self.recall(state)
 
 
 def charged(plan: Plan, macs: Tensor | int) -> Plan:

@@ -30,7 +30,8 @@ def propose(
     """The first round ``[B, K, H, A]``, inside the bounds: `start` [B, H, A], then samples.
 
     Samples lie around the start, and cold rows may be sampled otherwise: see
-    ``OptimizerConfig.proposal``. Entries of the bank stand for themselves, wherever the start is.
+    ``OptimizerConfig.proposal``. Entries of the bank, and what is recalled, stand for themselves,
+    wherever the start is.
     """
     c = config
     batch, horizon, _ = start.shape
@@ -38,7 +39,11 @@ def propose(
     sample = noise_for(c, batch, c.candidates, start, rng)
     std = torch.where(warm, c.warm_noise, c.noise)[:, None, None] * prior.std.expand_as(start)
     candidates = start[:, None] + std[:, None] * sample
-    if c.proposal != "gaussian":
+    if c.proposal == "recall":
+        assert prior.recalled is not None, "the planner asks the level"
+        which = torch.arange(c.candidates, device=start.device) % prior.recalled.shape[1]
+        candidates = prior.recalled[:, which] + c.residual * prior.std * sample
+    elif c.proposal != "gaussian":
         if c.proposal == "covariance":
             spread = c.noise * prior.std * (sample @ covariance_factor(prior).T)
             cold = start[:, None] + spread

@@ -91,9 +91,9 @@ class Bed:
         """The file of a cell's race."""
         return self.folder / "races" / f"{cell.name}.json"
 
-    def usual(self) -> Method:
-        """Two levels, the upper one in its own latent, as an agent plans when it is told nothing."""
-        levels = settings_of(self.models.own.config, "upper", 2)["upper-2-patient-small"]
+    def two_levels(self, kind: str = "") -> Method:
+        """Two levels, the upper one in its own latent; kind: of `settings_of`, such as "-patient"."""
+        levels = settings_of(self.models.own.config, "upper", 2)[f"upper-2{kind}"]
         return Method("hierarchical", "base", levels)
 
 
@@ -130,7 +130,7 @@ def damage(bed: Bed) -> None:
     """A coarse predictor that is wrong, with and without a watchdog; and where level 0 is judged by the
     coarse distance besides, and handed the goal where plans fail.
     """
-    base = bed.usual()
+    base = bed.two_levels("-patient")
     tried = {
         "blind": topped(base, watchdog=None),
         "watchdog": base,
@@ -175,8 +175,7 @@ def damaged(model: Hierarchy, strength: float) -> Hierarchy:
 
 def reach(bed: Bed) -> None:
     """Subgoals that cannot be reached in time: how many are handed down, and what that costs."""
-    settings = settings_of(bed.models.own.config, "upper", 2)
-    naive = Method("hierarchical", "naive", settings["upper-2"])
+    naive = bed.two_levels()
     bank = _searched(naive, proposal="bank")
     tried = {
         "naive": naive,
@@ -185,8 +184,8 @@ def reach(bed: Bed) -> None:
         "support": topped(naive, support=1.0),
         "options": topped(naive, options=4, reach=0.3),
         "bank-support-options": topped(bank, support=1.0, options=4, reach=0.3),
-        "followed": replace(naive, levels=settings["upper-2-patient"]),
-        "default": bed.usual(),
+        "followed": bed.two_levels("-patient"),
+        "default": bed.two_levels("-patient-small"),
     }
     limit = _longest_way(bed)
     shares: dict[str, Any] = {"limit_cells": round(limit, 3)}
@@ -238,12 +237,10 @@ class Ways:
 
 def search(bed: Bed) -> None:
     """One part of the search changed at a time, and each optimizer."""
-    base = bed.usual()
+    base = bed.two_levels("-patient")
     tried: dict[str, Method] = {
         "base": base,
-        "long-level-0": replace(
-            base, levels=settings_of(bed.models.own.config, "upper", 2)["upper-2-patient"]
-        ),
+        "small": bed.two_levels("-patient-small"),
         "replan-2": topped(base, replan=2, watchdog=None, reached=0.0),
         "no-watchdog": topped(base, watchdog=None),
         "no-early-subgoal": topped(base, reached=0.0),
