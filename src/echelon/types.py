@@ -251,7 +251,7 @@ class LevelModel(Protocol):
 
     def recall(self, state: State, count: int, horizon: int) -> Tensor:
         """``state [B, ...] -> actions [B, count, horizon, A]`` that followed on the known states most
-        like it; an EchelonError where none are kept, or shorter ones.
+        like it, fewer where so many are not kept; an EchelonError where none are, or shorter ones.
         """
         ...
 

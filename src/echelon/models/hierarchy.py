@@ -243,7 +243,7 @@ class Level(nn.Module):
 
     def recall(self, state: LatentState, count: int, horizon: int) -> Tensor:
         """``state [B, D] -> actions [B, count, horizon, A]`` that followed on the known places nearest
-        to it. EchelonError where fewer or shorter sequences are kept.
+        to it, or on all where fewer are kept. EchelonError where none are, or shorter ones.
         """
         where, kept = f"levels.{self.index}.recall", self.config.recall
         if not kept:
@@ -251,14 +251,15 @@ class Level(nn.Module):
                 f"proposal: recall needs sequences that are kept; train with {where}"
             )
         many, steps, _ = self.recalled.shape
-        if horizon > steps or count > many:
+        if horizon > steps:
             raise EchelonError(
-                f"proposal: {count} sequences of {horizon} steps cannot be recalled, {many} of {steps} "
-                f"are kept; plan with fewer, or train with a larger {where} or bank_size"
+                f"proposal: {horizon} steps cannot be recalled, {steps} are kept; use a horizon of at "
+                f"most that, or train with a larger {where}"
             )
         z = state["z"]
         away = self.recalled_from.square().sum(-1) - 2 * z @ self.recalled_from.T
-        return self.recalled[away.topk(count, largest=False).indices, :horizon]
+        nearest = away.topk(min(count, many), largest=False).indices
+        return self.recalled[nearest, :horizon]
 
     @property
     def neighbours(self) -> tuple[LatentState, LatentState]:
