@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import pytest
@@ -228,9 +229,10 @@ def test_a_prior_without_covariance_or_bank() -> None:
 
 
 def test_a_prior_goes_to_a_device_whole() -> None:
-    moved = prior_of(ring_bank()).to(torch.device("meta"))
+    prior = replace(prior_of(ring_bank()), recalled=torch.zeros(1, 1, 1, 2))
+    moved = prior.to(torch.device("meta"))
     parts = [getattr(moved, name) for name in moved.__dataclass_fields__]
-    assert [part.device.type for part in parts] == ["meta"] * 6
+    assert [part.device.type for part in parts] == ["meta"] * 7
 
 
 def test_a_level_s_prior_holds_its_covariance_and_bank() -> None:

@@ -72,8 +72,6 @@ class StageConfig:
     """optimizer steps"""
     batch_size: int
     """windows a step, over all processes"""
-    window: int = 0
-    """environment steps of a window at most, which cuts rollouts short; 0 takes all of the longest"""
     train_encoder: bool = False
     """train the encoder from images; otherwise it is frozen and its latents are computed once"""
     gradient_below: bool = False
@@ -82,6 +80,8 @@ class StageConfig:
     """train the encoder by masked video too; see train.masked"""
     learning_rate: float = 1e-3
     """peak, after a warm-up over the first 5 % and before a cosine decay to a twentieth"""
+    window: int = 0
+    """environment steps of a window at most, which cuts rollouts short; 0 takes all of the longest"""
 
     def __post_init__(self) -> None:
         if not self.levels and not self.train_encoder:
