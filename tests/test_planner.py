@@ -12,7 +12,14 @@ from tiny import model_config
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from echelon.config import DistanceConfig, OptimizerConfig, PlannerConfig
+from echelon.config import (
+    DistanceConfig,
+    EncoderConfig,
+    LevelConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlannerConfig,
+)
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.cem import CEM
 from echelon.planning.costs import DistanceCost, lifted
@@ -20,6 +27,7 @@ from echelon.planning.ledger import macs_of
 from echelon.planning.mppi import MPPI
 from echelon.planning.optimizers import optimizer_of
 from echelon.planning.planner import Planner, build, rollout
+from echelon.presets import planner_for
 from echelon.types import (
     ActionPrior,
     EchelonError,
@@ -781,3 +789,19 @@ def test_select_selects_at_every_level() -> None:
         assert took(part.spent) == [took(whole.spent)[i] for i in index]
         whole, part = whole.below, part.below
     assert part is None
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 5, 10])
+@pytest.mark.parametrize("recall", [0, 2, 10])
+def test_a_planner_that_is_told_nothing_fits_levels_of_any_stride(stride: int, recall: int) -> None:
+    above = LevelConfig(stride=stride, action_dim=2)
+    plain = ModelConfig((LevelConfig(), above, above))
+    fine = LevelConfig(latent_dim=6, recall=recall)
+    shared = replace(above, latent="shared", latent_dim=6)
+    things = ModelConfig((fine, shared), EncoderConfig("things"))
+    for model in (plain, things, replace(things, levels=things.levels[:1])):
+        levels = planner_for(model)
+        assert build([Point(level.stride) for level in model.levels], levels).depth == len(levels)
+        for level, asked in zip(model.levels, levels, strict=True):
+            if asked.optimizer.proposal == "recall":
+                assert level.recall >= asked.horizon

@@ -35,18 +35,19 @@ def passing(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """Where a goal is a moment that others follow: searches at every level for a plan that comes as
     near to it as can be, and may go on.
     """
-    if len(model.levels) == 1:
-        return (NEAREST,)
-    fine = replace(NEAREST, horizon=model.levels[1].stride)
-    above = (
-        replace(
-            NEAREST,
-            horizon=max(1, NEAREST.horizon // duration),
-            optimizer=replace(NEAREST.optimizer, correlation=0.3),
+    found: list[PlannerConfig] = []
+    for index, (level, duration) in enumerate(zip(model.levels, model.durations, strict=True)):
+        horizon = max(1, NEAREST.horizon // duration)
+        if index == 0:  # as far as the subgoal is, where there is one
+            horizon = min((horizon, *model.durations[1:]))
+        optimizer = replace(
+            NEAREST.optimizer,
+            correlation=0.3 if index else NEAREST.optimizer.correlation,
+            proposal="recall" if level.recall >= horizon else "gaussian",
         )
-        for duration in model.durations[1:]
-    )
-    return (fine, *above)
+        replan = NEAREST.replan if index else min(NEAREST.replan, horizon)
+        found.append(replace(NEAREST, horizon=horizon, replan=replan, optimizer=optimizer))
+    return tuple(found)
 
 
 def eagerly(model: ModelConfig) -> tuple[PlannerConfig, ...]:
@@ -139,10 +140,11 @@ def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[Plan
     kept for longer, as a subgoal is near.
     """
     fine, *above = levels
+    horizon = min(6, fine.horizon)
     brief = replace(
         fine,
-        horizon=min(6, fine.horizon),
-        replan=4,
+        horizon=horizon,
+        replan=min(4, horizon),
         optimizer=replace(fine.optimizer, candidates=8, elites=1),
     )
     longer = {"candidates": 64, "iterations": 3, "elites": 6, "correlation": 0.6}
