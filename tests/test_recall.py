@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import model_config, train_config, write_episodes
 
+from echelon import checkpoint
 from echelon.config import OptimizerConfig, PlannerConfig
 from echelon.data.episodes import Episodes
 from echelon.models.hierarchy import Hierarchy
@@ -61,8 +62,6 @@ def test_nearest_first(trained: tuple[Hierarchy, Episodes]) -> None:
 
 
 def test_a_model_keeps_them(trained: tuple[Hierarchy, Episodes], tmp_path: Path) -> None:
-    from echelon import checkpoint
-
     checkpoint.save_model(tmp_path / "some.safetensors", trained[0], {})
     loaded = checkpoint.load_model(tmp_path / "some.safetensors", torch.device("cpu"))
     assert torch.equal(loaded.levels[1].recalled, trained[0].levels[1].recalled)

@@ -34,6 +34,7 @@ from echelon.types import EchelonError
 
 SECONDS = "seconds.json"
 PARTS = ("collect", "train", "judge")
+SAME = "control:flat-same-cost"
 
 
 Methods: TypeAlias = Callable[[ModelConfig], Sequence[Method]]
@@ -237,6 +238,11 @@ def _judged(
             progress,
             located=False,
         )
+
+
+def times(count: int) -> str:
+    """What is added to a setting's name where it has so many times the candidates."""
+    return "" if count == 1 else f"-{count}x"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from echelon.bench.benchmark import Benchmark, Run, Trained
+from echelon.bench.benchmark import SAME, Benchmark, Run, Trained, times
 from echelon.collect import CollectConfig, collect
 from echelon.config import (
     DistanceConfig,
@@ -27,7 +27,6 @@ from echelon.evaluation import Method
 from echelon.presets import ALONG_PATHS, planner_for, settings_of, with_cost
 from echelon.types import EchelonError
 
-SAME = "control:flat-same-cost"
 MATCHED = 360
 """width that gives one level about the parameters of both"""
 HELD_OUT = 20
@@ -81,24 +80,20 @@ def methods(model: ModelConfig) -> list[Method]:
     return [
         Method.of("default", planner_for(model)),
         Method.of("straight-2-levels", straight),
-        *(Method.of(f"straight{_times(n)}", with_cost(_more(n), "latent")) for n in (1, 4, 16)),
-        *(Method(SAME, f"paths{_times(n)}", with_cost(_more(n), "learned")) for n in (1, 4)),
+        *(Method.of(f"straight{times(n)}", with_cost(_more(n), "latent")) for n in (1, 4, 16)),
+        *(Method(SAME, f"paths{times(n)}", with_cost(_more(n), "learned")) for n in (1, 4)),
         Method("control:oracle-subgoals", "ahead-2", planner_for(model)[:1], ahead=2),
         Method("control:random", "uniform"),
     ]
 
 
-def _more(times: int) -> tuple[PlannerConfig, ...]:
+def _more(count: int) -> tuple[PlannerConfig, ...]:
     """Flat planning with so many times the candidates."""
-    return replace(ALONG_PATHS, candidates=times * ALONG_PATHS.candidates).levels
-
-
-def _times(count: int) -> str:
-    return "" if count == 1 else f"-{count}x"
+    return replace(ALONG_PATHS, candidates=count * ALONG_PATHS.candidates).levels
 
 
 def deeper(model: ModelConfig) -> list[Method]:
-    """All levels, along shortest paths."""
+    """All levels."""
     return [Method.of(f"levels-{len(model.levels)}", planner_for(model))]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from echelon.bench.benchmark import Benchmark, Run, Trained
-from echelon.bench.diverse_maze import SAME
+from echelon.bench.benchmark import SAME, Benchmark, Run, Trained, times
+from echelon.bench.diverse_maze import deeper
 from echelon.config import (
     EncoderConfig,
     LevelConfig,
@@ -27,6 +27,7 @@ from echelon.presets import NEAREST, planner_for
 
 HELD_OUT = 0.1
 """share of the episodes that no model is trained on; trials are from half of those"""
+CANDIDATES = NEAREST.optimizer.candidates
 MATCHED = 374
 """width that gives one level about the parameters of both"""
 
@@ -38,32 +39,22 @@ def trials(mine: Benchmark, episodes: Episodes, each: int, seed: int) -> Sequenc
 
 
 def methods(model: ModelConfig) -> list[Method]:
-    """Two levels; one, which has the same latents and so the same distance, at three budgets; one that
-    is shown what was logged next; and none.
+    """Two levels; one, which has the same latents and so the same distance, at about their compute and
+    at three larger budgets; one that is shown what was logged next; and none.
     """
     one = replace(model, levels=model.levels[:1])
     return [
         Method.of("default", planner_for(model)),
-        *(Method.of(f"nearest{_times(n)}", _more(n)) for n in (1, 4, 16)),
-        Method(SAME, "nearest", (NEAREST,)),
+        *(Method.of(f"nearest{times(n)}", _with(n * CANDIDATES)) for n in (1, 4, 16)),
+        Method(SAME, "nearest-half", _with(CANDIDATES // 2)),
         Method("control:oracle-subgoals", "ahead-2", planner_for(one), ahead=2),
         Method("control:random", "uniform"),
     ]
 
 
-def _more(times: int) -> tuple[PlannerConfig, ...]:
-    """Flat planning with so many times the candidates."""
-    found = replace(NEAREST.optimizer, candidates=times * NEAREST.optimizer.candidates)
-    return (replace(NEAREST, optimizer=found),)
-
-
-def _times(count: int) -> str:
-    return "" if count == 1 else f"-{count}x"
-
-
-def deeper(model: ModelConfig) -> list[Method]:
-    """All levels."""
-    return [Method.of(f"levels-{len(model.levels)}", planner_for(model))]
+def _with(candidates: int) -> tuple[PlannerConfig, ...]:
+    """Flat planning with so many candidates."""
+    return (replace(NEAREST, optimizer=replace(NEAREST.optimizer, candidates=candidates)),)
 
 
 def on_own(model: ModelConfig) -> list[Method]:

@@ -102,9 +102,8 @@ class ThingsEncoder(nn.Module):
         lean = facing.norm(dim=-1).mean(0)
         size = size.mean(0)
         moving = moved.topk(self.things).indices
-        self.moving.copy_(
-            moving[(lean / size)[moving].argsort()]
-        )  # what faces somewhere comes last
+        last = (lean / size)[moving].argsort()  # what faces somewhere
+        self.moving.copy_(moving[last])
         self.reach.copy_((size / lean.clamp_min(1e-6))[self.moving])
 
 
@@ -119,8 +118,8 @@ def _clustered(x: Tensor, count: int) -> Tensor:
     for _ in range(ROUNDS):
         nearest = torch.cdist(x, means).argmin(1)
         sums = torch.zeros_like(means).index_add_(0, nearest, x)
-        counts = torch.bincount(nearest, minlength=count).clamp_min(1)
-        means = torch.where(counts[:, None] > 0, sums / counts[:, None], means)
+        counts = torch.bincount(nearest, minlength=count)[:, None]
+        means = torch.where(counts > 0, sums / counts, means)
     nearest = torch.cdist(x, means).argmin(1)
     some = [x[nearest == k] for k in range(count)]
     pairs = zip(some, means, strict=True)
