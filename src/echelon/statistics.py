@@ -262,20 +262,23 @@ def _fit_neighbours(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -
 
 
 def _fit_recall(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> None:
-    """For each level that keeps them, known places and the actions that followed on them."""
-    for index, level in enumerate(model.levels):
-        if not level.config.recall:
-            continue
-        length = level.config.recall * level.duration
-        sampler = WindowSampler.of(episodes.lengths, episodes.offsets, ids, length)
-        rows = sampler.rows(model.config.bank_size, seed, 0)[:, :-1]
-        place = {"z": encode(model, episodes, rows[:, 0])}
-        followed = torch.from_numpy(episodes.actions[rows]).to(place["z"].device)
-        for upper in model.levels[1 : index + 1]:
-            place = upper.place(place)
-            followed = upper.encode_action(followed.unflatten(1, (-1, upper.stride)))
-        level.recalled_from.copy_(place["z"])
-        level.recalled.copy_(followed)
+    """Some episodes as level 0 sees them, and what was done in them."""
+    level = model.levels[0]
+    if level.known is None:
+        return
+    assert isinstance(level.lift, ImageLift)
+    some = np.random.default_rng((seed, 3)).permutation(ids)
+    ends = episodes.lengths[some].cumsum()
+    count = min(model.config.recall, int(ends[-1]))
+    rows = _rows_of(episodes, some)[:count]
+    which = np.searchsorted(ends, np.arange(count), side="right")
+    left = np.minimum(ends[which], count) - 1 - np.arange(count)
+    first = np.concatenate([[True], np.diff(which) > 0])
+    z = encode(model, episodes, rows)
+    changed = level.lift.scale * (z - z.roll(1, 0))
+    changed[torch.from_numpy(first).to(z.device)] = 0
+    actions = torch.from_numpy(np.nan_to_num(episodes.actions[rows])).to(z)
+    level.known.fit({"z": z, "dz": changed}, actions, torch.from_numpy(left).to(z.device))
 
 
 def covariance(samples: Tensor) -> Tensor:

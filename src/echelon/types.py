@@ -117,7 +117,7 @@ class ActionPrior:
     bank: Tensor | None = None
     """[N, A] some of the data's actions, where they are kept"""
     recalled: Tensor | None = None
-    """[B, K, H, A] what followed on states like those that a search is made from, where it asks"""
+    """[B, K, H, A] what was once done in such states and led to such goals, where a search asks"""
 
     def to(self, device: torch.device) -> ActionPrior:
         always = (part.to(device) for part in (self.mean, self.std, self.low, self.high))
@@ -249,9 +249,15 @@ class LevelModel(Protocol):
         """One step of this level; see :meth:`WorldModel.predict`."""
         ...
 
-    def recall(self, state: State, count: int, horizon: int) -> Tensor:
-        """``state [B, ...] -> actions [B, count, horizon, A]`` that followed on the known states most
-        like it, fewer where so many are not kept; an EchelonError where none are, or shorter ones.
+    @property
+    def encode_action(self) -> Callable[[Tensor], Tensor]:
+        """``segment [..., stride, A below] -> action [..., A]``"""
+        ...
+
+    def recall(self, state: State, goal: State, count: int, horizon: int) -> Tensor:
+        """Level 0: ``state [B, ...], goal [B, ...] -> actions [B, count, horizon, A]`` that were once
+        done in such a state and led near such a goal, fewer where few are known; an EchelonError where
+        none are, or shorter ones.
         """
         ...
 

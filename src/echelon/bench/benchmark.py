@@ -78,11 +78,13 @@ class Benchmark:
     """what is compared, on every split; the hierarchy that stands for the task is called "default" """
     others: tuple[Trained, ...] = ()
     """other models, whose methods are judged beside"""
+    start: str | None = None
+    """the one of them that the task's own goes on from"""
 
     @property
     def models(self) -> tuple[Trained, ...]:
         """All models, the task's own first."""
-        return (Trained("base", self.model, self.train, self.methods), *self.others)
+        return (Trained("base", self.model, self.train, self.methods, self.start), *self.others)
 
 
 @dataclass(frozen=True)

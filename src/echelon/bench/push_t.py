@@ -28,7 +28,7 @@ from echelon.presets import NEAREST, planner_for
 HELD_OUT = 0.1
 """share of the episodes that no model is trained on; trials are from half of those"""
 CANDIDATES = NEAREST.optimizer.candidates
-MATCHED = 374
+MATCHED = 476
 """width that gives one level about the parameters of both"""
 
 
@@ -39,22 +39,35 @@ def trials(mine: Benchmark, episodes: Episodes, each: int, seed: int) -> Sequenc
 
 
 def methods(model: ModelConfig) -> list[Method]:
-    """Two levels; one, which has the same latents and so the same distance, at about their compute and
-    at three larger budgets; one that is shown what was logged next; and none.
-    """
-    one = replace(model, levels=model.levels[:1])
+    """Two levels, and none."""
     return [
         Method.of("default", planner_for(model)),
-        *(Method.of(f"nearest{times(n)}", _with(n * CANDIDATES)) for n in (1, 4, 16)),
-        Method(SAME, "nearest-half", _with(CANDIDATES // 2)),
-        Method("control:oracle-subgoals", "ahead-2", planner_for(one), ahead=2),
         Method("control:random", "uniform"),
     ]
 
 
-def _with(candidates: int) -> tuple[PlannerConfig, ...]:
+def flat(model: ModelConfig) -> list[Method]:
+    """One level, with the same latents and so the same distance: at about the compute of two, and at
+    three larger budgets; with the best of what is recalled, or the last plan; and shown what was logged
+    next.
+    """
+    return [
+        *(Method.of(f"nearest{times(n)}", _with(n * CANDIDATES)) for n in (1, 4, 16)),
+        Method(SAME, "nearest-less", _with(3 * CANDIDATES // 4)),
+        Method("control:recalled", "best", _with(2, 1)),
+        Method("control:oracle-subgoals", "ahead-2", planner_for(model), ahead=2),
+    ]
+
+
+def _with(
+    candidates: int, iterations: int = NEAREST.optimizer.iterations
+) -> tuple[PlannerConfig, ...]:
     """Flat planning with so many candidates."""
-    return (replace(NEAREST, optimizer=replace(NEAREST.optimizer, candidates=candidates)),)
+    elites = min(NEAREST.optimizer.elites, candidates)
+    changed = replace(
+        NEAREST.optimizer, candidates=candidates, iterations=iterations, elites=elites
+    )
+    return (replace(NEAREST, optimizer=changed),)
 
 
 def on_own(model: ModelConfig) -> list[Method]:
@@ -71,24 +84,23 @@ _LOSS = LossConfig(norm="l1", variance=0.0, correlation=0.0, smoothness=0.0, inv
 _FINE = LevelConfig(
     latent_dim=6,
     predictor="relative",
-    recall=30,
     width=256,
     depth=3,
     difference_scale=8.0,
     loss=_LOSS,
 )
-_ABOVE = replace(_FINE, latent="shared", stride=10, action_dim=8, rollout=3, recall=6)
-_MODEL = ModelConfig((_FINE, _ABOVE), EncoderConfig(kind="things"), bank_size=16384)
+_ABOVE = replace(_FINE, latent="shared", stride=10, macro="concat", width=384, rollout=3)
+_MODEL = ModelConfig((_FINE, _ABOVE), EncoderConfig(kind="things"), recall=131072)
 _STAGES = (
     StageConfig((0,), 6000, 2048, window=1, learning_rate=2e-3),
     StageConfig((0,), 4000, 768, window=3, learning_rate=1e-3),
     StageConfig((0,), 3000, 320, learning_rate=5e-4),
 )
-_UPPER = StageConfig((1,), 4000, 512, learning_rate=2e-3)
-_TRAIN = TrainConfig(stages=(*_STAGES, _UPPER), ema=0.0, held_out=HELD_OUT, num_threads=1)
-_THIRD = replace(_ABOVE, stride=3, rollout=2, recall=3)
-_FOURTH = replace(_ABOVE, stride=2, rollout=1, recall=1)
-_OWN = LevelConfig(latent_dim=16, stride=10, action_dim=8, rollout=3, recall=6)
+_UPPER = StageConfig((1,), 8000, 512, learning_rate=2e-3)
+_TRAIN = TrainConfig(stages=_STAGES, ema=0.0, held_out=HELD_OUT, num_threads=1)
+_THIRD = replace(_ABOVE, stride=3, rollout=2)
+_FOURTH = replace(_ABOVE, stride=2, rollout=1)
+_OWN = LevelConfig(latent_dim=16, stride=10, macro="concat", rollout=3)
 
 
 def _only(level: int) -> TrainConfig:
@@ -100,15 +112,11 @@ def _of(*levels: LevelConfig) -> ModelConfig:
 
 
 _OTHERS = (
+    Trained("one-level", _of(_FINE), _TRAIN, flat),
     Trained("levels-3", _of(_FINE, _ABOVE, _THIRD), _only(2), deeper, "base"),
     Trained("levels-4", _of(_FINE, _ABOVE, _THIRD, _FOURTH), _only(3), deeper, "levels-3"),
-    Trained("own-latents", _of(_FINE, _OWN), _TRAIN, on_own),
-    Trained(
-        "matched",
-        _of(replace(_FINE, width=MATCHED)),
-        replace(_TRAIN, stages=_STAGES),
-        matched,
-    ),
+    Trained("own-latents", _of(_FINE, _OWN), _only(1), on_own, "one-level"),
+    Trained("matched", _of(replace(_FINE, width=MATCHED)), _TRAIN, matched),
 )
 
 PUSH_T = Benchmark(
@@ -125,10 +133,11 @@ PUSH_T = Benchmark(
     collection=PushTCollect(episodes=2000),
     collect=pushing.collect,
     model=_MODEL,
-    train=_TRAIN,
+    train=_only(1),
     trials=trials,
     methods=methods,
     others=_OTHERS,
+    start="one-level",
 )
 """published: arXiv 2604.03208, DINO-WM's model and data; arXiv 2610.06805, 90 steps a trial"""
 

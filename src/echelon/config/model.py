@@ -209,9 +209,6 @@ class LevelConfig:
     predictor: Literal["mlp", "conv", "local", "relative", "transformer"] = "mlp"
     """of the whole latent at once; of a map (conv); of what is around keypoints (local); of things, as
     seen from the last of them, which faces somewhere (relative); of the last steps (transformer)"""
-    recall: int = 0
-    """own steps of known action sequences, of which `bank_size` are kept with the states that they
-    followed on, for a planner's `proposal`; 0 keeps none"""
     width: int = 256
     """hidden units of the predictor (conv: channels)"""
     depth: int = 2
@@ -244,8 +241,6 @@ class LevelConfig:
         for name in counts.split():
             if (value := getattr(self, name)) < 1:
                 raise EchelonError(f"{name}: {value} must be at least 1")
-        if self.recall < 0:
-            raise EchelonError(f"recall: {self.recall} must be at least 0")
         if self.spacing <= 0:
             raise EchelonError(f"spacing: {self.spacing} must be above 0")
         if self.ensemble > 1 and self.predictor in ("transformer", "local"):
@@ -294,8 +289,13 @@ class ModelConfig:
     bank_size: int = 4096
     """known states and macro-actions kept in the checkpoint, such as to hand a subgoal down as the
     nearest of them"""
+    recall: int = 0
+    """frames of whole episodes kept in the checkpoint with what was done at each, for a planner's
+    `proposal`; 0 keeps none"""
 
     def __post_init__(self) -> None:
+        if self.recall < 0:
+            raise EchelonError(f"recall: {self.recall} must be at least 0")
         if not self.levels:
             raise EchelonError("levels: a hierarchy needs at least one level")
         if self.levels[0].stride != 1:
@@ -352,8 +352,7 @@ class ModelConfig:
                     f"levels.{index}.predictor: local needs a scene to look at; set encoder.kind to "
                     "keypoints, and latent to shared above level 0"
                 )
-            faces = self.encoder.kind == "things" and self._shared(index) and points > things
-            if level.predictor == "relative" and not faces:
+            if level.predictor == "relative" and not (self.faces and self._shared(index)):
                 raise EchelonError(
                     f"levels.{index}.predictor: relative needs a thing to look from; set encoder.kind "
                     "to things, levels.0.latent_dim to more than two numbers a thing, and latent to "
@@ -373,6 +372,12 @@ class ModelConfig:
     def has_scene(self, index: int) -> bool:
         """Whether states of a level carry a map of what is around its latent."""
         return self.encoder.kind == "keypoints" and self._shared(index)
+
+    @property
+    def faces(self) -> bool:
+        """Whether latents are of things of which the last one faces somewhere."""
+        points = self.levels[0].latent_dim // 2
+        return self.encoder.kind == "things" and points > self.encoder.things
 
     @property
     def knows_floor(self) -> bool:

@@ -50,8 +50,8 @@ class OptimizerConfig:
     proposal: Literal["gaussian", "covariance", "bank", "recall"] = "gaussian"
     """how the first round samples where there is no last plan: each dimension of an action by
     itself, all by their covariance in the data, or entries of the level's bank of actions; or, with a
-    last plan too, what followed in the data on states most like this one, which the level must have
-    kept (its `recall`)"""
+    last plan too, what was done in the data in states like this one and led near to the goal, in
+    episodes that the model must have kept (its `recall`)"""
     residual: float = 0.1
     """standard deviation of what is added to entries of the bank, or to what is recalled, in
     deviations of the prior"""

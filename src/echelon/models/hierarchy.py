@@ -22,6 +22,7 @@ from echelon.models.landmarks import LandmarkGraph, usable
 from echelon.models.parts import encoder_of, macro_encoder_of, predictor_of
 from echelon.models.paths import PathDistance
 from echelon.models.predictors import WithMemory, mlp
+from echelon.models.recall import Recall
 from echelon.models.scene import Scene
 from echelon.types import ActionPrior, DistanceKind, EchelonError, tree_map
 
@@ -160,8 +161,6 @@ class Level(nn.Module):
     after: Tensor
     bank: Tensor
     bank_below: Tensor
-    recalled_from: Tensor
-    recalled: Tensor
 
     def __init__(
         self,
@@ -199,10 +198,10 @@ class Level(nn.Module):
             self.register_buffer(name, torch.full((self.action_dim,), value))
         self.register_buffer("prior_covariance", torch.eye(self.action_dim))
         self.register_buffer("action_bank", torch.zeros(model.bank_size, self.action_dim))
-        if config.recall:
-            kept = (model.bank_size, config.recall, self.action_dim)
-            self.register_buffer("recalled_from", torch.zeros(model.bank_size, config.latent_dim))
-            self.register_buffer("recalled", torch.zeros(kept))
+        self.known: Recall | None = None
+        if index == 0 and model.recall:
+            things = model.encoder.things if model.faces else 0
+            self.known = Recall(model.recall, config.latent_dim, self.action_dim, things)
         for name in ("before", "after"):
             self.register_buffer(name, torch.zeros(NEIGHBOURS, config.latent_dim))
         if index and config.latent == "own":
@@ -241,25 +240,15 @@ class Level(nn.Module):
         assert isinstance(self.lift, LatentLift | SharedLift)
         return self.lift.place(state)
 
-    def recall(self, state: LatentState, count: int, horizon: int) -> Tensor:
-        """``state [B, D] -> actions [B, count, horizon, A]`` that followed on the known places nearest
-        to it, or on all where fewer are kept. EchelonError where none are, or shorter ones.
+    def recall(self, state: LatentState, goal: LatentState, count: int, horizon: int) -> Tensor:
+        """``state [B, D], goal [B, D] -> actions [B, count, horizon, A]`` of level 0 that were done in
+        such a state and led near the goal; see `Recall`. EchelonError where none are kept.
         """
-        where, kept = f"levels.{self.index}.recall", self.config.recall
-        if not kept:
+        if self.known is None:
             raise EchelonError(
-                f"proposal: recall needs sequences that are kept; train with {where}"
+                "proposal: recall needs episodes that the model keeps; train with recall above 0"
             )
-        many, steps, _ = self.recalled.shape
-        if horizon > steps:
-            raise EchelonError(
-                f"proposal: {horizon} steps cannot be recalled, {steps} are kept; use a horizon of at "
-                f"most that, or train with a larger {where}"
-            )
-        z = state["z"]
-        away = self.recalled_from.square().sum(-1) - 2 * z @ self.recalled_from.T
-        nearest = away.topk(min(count, many), largest=False).indices
-        return self.recalled[nearest, :horizon]
+        return self.known(state, goal, count, horizon)
 
     @property
     def neighbours(self) -> tuple[LatentState, LatentState]:

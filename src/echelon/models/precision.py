@@ -30,13 +30,8 @@ class Reduced:
     """
 
     def __init__(self, level: Level, dtype: torch.dtype) -> None:
-        self.stride, self.lower, self.place, self.aim, self.recall = (
-            level.stride,
-            level.lower,
-            level.place,
-            level.aim,
-            level.recall,
-        )
+        self.stride, self.lower, self.place = level.stride, level.lower, level.place
+        self.aim, self.recall, self.encode_action = level.aim, level.recall, level.encode_action
         self._level, self._dtype = level, dtype
         parts = (*level.children(), *level.buffers())
         shared = {id(part): part for part in parts if part is not level.predictor}

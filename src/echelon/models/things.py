@@ -150,9 +150,10 @@ class RelativePredictor(nn.Module):
     ) -> None:
         super().__init__()
         self.latent_dim, self.things = latent_dim, things
-        self.directions = nn.Linear(action_dim, 2 * self.DIRECTIONS, bias=False)
+        many = max(self.DIRECTIONS, action_dim // 2)
+        self.directions = nn.Linear(action_dim, 2 * many, bias=False)
         moving = state_dim - latent_dim + action_dim
-        vectors = 2 * latent_dim - 2 + 2 * self.DIRECTIONS
+        vectors = 2 * latent_dim - 2 + 2 * many
         waves = 2 * (latent_dim - 2) * len(self.WAVES)
         self.register_buffer("waves", torch.pi * torch.tensor(self.WAVES))
         self.linear = nn.Linear(moving, state_dim)
@@ -164,23 +165,29 @@ class RelativePredictor(nn.Module):
         """``x [..., S], action [..., A] -> [..., S]``"""
         d = self.latent_dim
         z, moving = x[..., :d], torch.cat([x[..., d:], action], -1)
+        middle, facing = viewpoint(z, self.things)
         points = z.unflatten(-1, (-1, 2))
-        middle = points[..., self.things - 1, :]
-        facing = points[..., -1, :] - middle
-        facing = facing / (facing.norm(dim=-1, keepdim=True) + 1e-3)
         others = [k for k in range(d // 2) if k != self.things - 1]
-        relative = _turned(points[..., others, :] - middle[..., None, :], facing, -1)
+        relative = turned(points[..., others, :] - middle[..., None, :], facing, -1)
         motion = x[..., d : 2 * d].unflatten(-1, (-1, 2))
         meant = self.directions(action).unflatten(-1, (-1, 2))
-        vectors = torch.cat([relative, _turned(torch.cat([motion, meant], -2), facing, -1)], -2)
+        vectors = torch.cat([relative, turned(torch.cat([motion, meant], -2), facing, -1)], -2)
         angles = (relative.flatten(-2)[..., None] * self.waves).flatten(-2)
         seen = [vectors.flatten(-2), angles.sin(), angles.cos(), moving, z, facing]
         found = self.nonlinear(torch.cat(seen, -1))
-        turned = _turned(found[..., : 2 * d].unflatten(-1, (-1, 2)), facing, 1).flatten(-2)
-        return x + self.linear(moving) + torch.cat([turned, found[..., 2 * d :]], -1)
+        back = turned(found[..., : 2 * d].unflatten(-1, (-1, 2)), facing, 1).flatten(-2)
+        return x + self.linear(moving) + torch.cat([back, found[..., 2 * d :]], -1)
 
 
-def _turned(vectors: Tensor, facing: Tensor, sign: int) -> Tensor:
+def viewpoint(z: Tensor, things: int) -> tuple[Tensor, Tensor]:
+    """``z [..., D] -> [..., 2], [..., 2]``: the middle of the last thing, and the way it faces."""
+    points = z.unflatten(-1, (-1, 2))
+    middle = points[..., things - 1, :]
+    facing = points[..., -1, :] - middle
+    return middle, facing / facing.norm(dim=-1, keepdim=True).clamp_min(1e-3)
+
+
+def turned(vectors: Tensor, facing: Tensor, sign: int) -> Tensor:
     """``vectors [..., N, 2], facing [..., 2]``, of length 1: from its frame (1), or into it (-1)."""
     a, b = vectors.unbind(-1)
     cos, sin = facing[..., None, 0], sign * facing[..., None, 1]

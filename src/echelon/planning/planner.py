@@ -221,11 +221,17 @@ class Planner:
 
         optimizer = self.optimizer if search.effort == 1 else self.optimizer.scaled(search.effort)
         actions, cost = optimizer.minimize(
-            objective, start, warm, self._prior(state), search.generator, options, search.stop
+            objective,
+            start,
+            warm,
+            self._prior(states, goals),
+            search.generator,
+            options,
+            search.stop,
         )
         predicted = self.roll_out(state, actions)
         calls = (sum(rounds) + options) * self.config.horizon
-        macs = self.prices.search(state, goal, actions, rounds) + self.prices.recall(state)
+        macs = self.prices.search(state, goal, actions, rounds) + self.prices.recall(states, goals)
         spent = spent_on(batch, calls, macs, start.device)
         below = None if old is None else old.below
         best = torch.zeros(batch, dtype=torch.int64, device=start.device)
@@ -247,12 +253,21 @@ class Planner:
             actions, predicted, cost, goals, made, aim, made, gap, direct, lost, spent, below
         )
 
-    def _prior(self, state: State) -> ActionPrior:
-        """What the level's actions are like, with what followed on states like these where asked."""
+    def _prior(self, states: tuple[State, ...], goals: tuple[State, ...]) -> ActionPrior:
+        """What the level's actions are like, with what led to such goals before where that is asked."""
         if (asked := self.config.optimizer).proposal != "recall":
             return self.level.prior
-        found = self.level.recall(state, asked.candidates, self.config.horizon)
+        found = self.recall(states, goals, asked.candidates, self.config.horizon)
         return replace(self.level.prior, recalled=found)
+
+    def recall(
+        self, states: tuple[State, ...], goals: tuple[State, ...], count: int, horizon: int
+    ) -> Tensor:
+        """``[B, count, horizon, A]`` actions of this level, as it sees what level 0 once did."""
+        if self.below is None:
+            return self.level.recall(states[0], goals[0], count, horizon)
+        done = self.below.recall(states[:-1], goals[:-1], count, horizon * self.level.stride)
+        return self.level.encode_action(done.unflatten(2, (horizon, self.level.stride)))
 
     def roll_out(self, state: State, actions: Tensor) -> State:
         """``state [B, ...], actions [B, K, H, A] -> states [B, K, H, ...]``"""

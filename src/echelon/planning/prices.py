@@ -41,13 +41,14 @@ class Prices:
             return macs
         return macs + self.gap(state) + self.along(state, goal, horizon)
 
-    def recall(self, state: State) -> int:
-        """Of finding known states that are like one."""
-        planner = self._planner
-        if planner.config.optimizer.proposal != "recall":
+    def recall(self, states: tuple[State, ...], goals: tuple[State, ...]) -> int:
+        """Of finding what was once done, for as many candidates as are asked for."""
+        planner, config = self._planner, self._planner.config
+        if config.optimizer.proposal != "recall":
             return 0
-        here = tree_map(lambda x: x[:1], state)
-        return self._meter("recall", planner.level.recall, here, 1, planner.config.horizon)
+        here, there = tree_map(lambda x: x[:1], (states, goals))
+        count = config.optimizer.candidates
+        return self._meter("recall", planner.recall, here, there, count, config.horizon)
 
     def way(self, state: State, actions: Tensor) -> int:
         """Of one rollout."""
@@ -92,7 +93,7 @@ class Prices:
     def call(self, states: tuple[State, ...], goals: tuple[State, ...], effort: float) -> int:
         """Of a whole call, at most: every level looks and searches."""
         planner, config = self._planner, self._planner.config
-        macs = self._whole_search(states[-1], goals[-1], effort, config.options)
+        macs = self._whole_search(states, goals, effort, config.options)
         below = planner.below
         if below is None:
             return macs
@@ -101,18 +102,21 @@ class Prices:
         if config.enter or config.trust:
             macs += self.distance(states[-1], goals[-1])
         if config.options > 1:
-            once = below.prices._whole_search(states[-2], known[-1], effort, 1)
+            once = below.prices._whole_search(states[:-1], known, effort, 1)
             macs += config.options * (once + self.attempt(states[-2], known[-1], states[-1]))
         return macs + below.prices.call(states[:-1], known, effort)
 
-    def _whole_search(self, state: State, goal: State, effort: float, options: int) -> int:
+    def _whole_search(
+        self, states: tuple[State, ...], goals: tuple[State, ...], effort: float, options: int
+    ) -> int:
         """Of one search, as its configuration has it, in rounds of as few candidates as can be: what it
         takes beyond its candidates, such as to look at the goal, it takes again in each.
         """
         planner = self._planner
         actions = planner.level.prior.mean.expand(1, options, planner.config.horizon, -1)
         evaluations = planner.optimizer.scaled(effort).evaluations
-        return self.search(state, goal, actions, [1] * evaluations) + self.recall(state)
+        searched = self.search(states[-1], goals[-1], actions, [1] * evaluations)
+        return searched + self.recall(states, goals)
 
 
 def charged(plan: Plan, macs: Tensor | int) -> Plan:
