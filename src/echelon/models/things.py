@@ -17,6 +17,8 @@ ROWS = 128
 """images at a time, whose pixels a processor's caches then hold"""
 LEAST = 0.05
 """share of a pixel below which it has nothing of a colour"""
+REACH = 2.0
+"""of the root mean square of a thing's pixels from its middle: about where it ends"""
 PIXELS, ROUNDS = 20_000, 5
 """that colours are fitted to, and rounds of k-means"""
 
@@ -28,9 +30,8 @@ class ThingsEncoder(nn.Module):
     A thing is a soft mask: how much of each pixel is of its colour, by the shares of all colours that
     make up the pixel's, so that an edge is placed to a fraction of a pixel. It faces where it is
     heaviest far from its middle, by the third moment ``E[|r|^2 r]`` of its mask, which turns as the
-    thing does; one that looks the same from all sides faces nowhere. That place is as far from the
-    middle as the thing's pixels are on average, so that turning a thing moves it as far as it moves the
-    thing's parts.
+    thing does; one that looks the same from all sides faces nowhere. That place is about as far from
+    the middle as the thing reaches, so that a distance of latents sees it turned as well as moved.
     """
 
     frames = 1
@@ -104,7 +105,7 @@ class ThingsEncoder(nn.Module):
         moving = moved.topk(self.things).indices
         last = (lean / size)[moving].argsort()  # what faces somewhere
         self.moving.copy_(moving[last])
-        self.reach.copy_((size / lean.clamp_min(1e-6))[self.moving])
+        self.reach.copy_((REACH * size / lean.clamp_min(1e-6))[self.moving])
 
 
 def _clustered(x: Tensor, count: int) -> Tensor:
