@@ -20,7 +20,7 @@ from echelon.envs.push_t import random_state
 from echelon.envs.pushing import PushTCollect
 from echelon.envs.t_block import AGENT, BLOCK, SIDE, draw
 from echelon.models.scene import HALF
-from echelon.models.things import RelativePredictor, ThingsEncoder
+from echelon.models.things import REACH, RelativePredictor, ThingsEncoder
 from echelon.progress import Progress
 from echelon.trainer import Trainer
 from echelon.types import EchelonError
@@ -53,6 +53,9 @@ def test_places_and_directions_are_read_off_an_image(encoder: ThingsEncoder) -> 
     off = np.abs((angle - stem + np.pi) % (2 * np.pi) - np.pi)
     assert np.quantile(off, 0.9) < np.pi / 60
     assert np.linalg.norm(along, axis=1).std() < 5
+    # of bar and stem, 120 x 30 and 30 x 90: variances in each, and of their middles, by their areas
+    spread = (3600 * (1275 + 25.7**2) + 2700 * (750 + 34.3**2)) / 6300
+    assert np.linalg.norm(along, axis=1).mean() == pytest.approx(REACH * spread**0.5, rel=0.05)
 
 
 def test_of_two_things_the_one_that_faces_somewhere_comes_last(encoder: ThingsEncoder) -> None:

@@ -39,10 +39,11 @@ def passing(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     near to it as can be, and may go on. What levels above recall is tried as it is: varied, it leaves
     what they know.
     """
-    search = NEAREST.optimizer
-    if not model.recall:
-        search = replace(search, proposal="gaussian")
-    above = replace(search, iterations=1, residual=0.0) if model.recall else search
+    if model.recall:
+        search = NEAREST.optimizer
+        above = replace(search, iterations=1, residual=0.0)
+    else:
+        search = above = replace(NEAREST.optimizer, proposal="gaussian")
     durations = model.durations[1:]
     late = math.ceil(1.5 * durations[0]) if durations else NEAREST.horizon
     fine = replace(NEAREST, horizon=min(NEAREST.horizon, late), optimizer=search)

@@ -135,6 +135,7 @@ class RelativePredictor(nn.Module):
     """
 
     DIRECTIONS = 4
+    """that an action means at least: one for each two numbers of a longer one, such as of a segment"""
     WAVES = (1.0, 2.0, 4.0, 8.0)
     """half turns in a latent unit: what lies near, finely"""
 

@@ -197,7 +197,7 @@ def _by_compute(axes: Axes, pooled: Sequence[Pooled], looks: Mapping[Name, Serie
     for found in pooled:
         x = found.tflops_per_episode or nothing
         dot(axes, x, found, looks[found.method, found.setting], 11)
-    steps = [m * 10.0**e for e in range(-9, 6) for m in ((1,) if high / low > 500 else (1, 2, 5))]
+    steps = [m * 10.0**e for e in range(-9, 6) for m in ((1,) if high / low > 100 else (1, 2, 5))]
     shown = [step for step in steps if low <= step <= high]
     zero = [nothing] if len(spent) < len(pooled) else []
     axes.set_xticks([*zero, *shown], [*("0" for _ in zero), *map(tick, shown)])
