@@ -69,6 +69,7 @@ HOMES = {
     "gym_pusht": ("envs",),
     "gymnasium_robotics": ("envs",),
     "mujoco": ("envs",),
+    "ogbench": ("envs",),
     "h5py": ("data",),
     "matplotlib": ("report", "images"),
     "tyro": ("cli", "bench"),

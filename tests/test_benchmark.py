@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 from echelon import cli, experiment
 from echelon.bench.benchmark import Benchmark, Run, run
+from echelon.bench.cube import CUBE, CubeBench
 from echelon.bench.diverse_maze import DIVERSE_MAZE, DiverseMaze, held_out_layouts
 from echelon.bench.four_room import FourRoomDistractors
 from echelon.bench.push_t import PUSH_T, PushTBench
@@ -30,7 +31,7 @@ from echelon.report import read_section
 from echelon.types import EchelonError
 
 COLLECTION: CollectConfig = DIVERSE_MAZE.collection
-ALL = (DiverseMaze, FourRoomDistractors, PushTBench)
+ALL = (DiverseMaze, FourRoomDistractors, PushTBench, CubeBench)
 
 
 def tiny(mine: Benchmark) -> Benchmark:
@@ -48,7 +49,8 @@ def tiny(mine: Benchmark) -> Benchmark:
     size: dict[str, int] = {"episodes": 4, "steps": 64}
     size |= {"mazes": 2} if mine is DIVERSE_MAZE else {}
     size |= {"episodes": 8, "steps": 100} if mine is PUSH_T else {}
-    _, *splits = mine.budgets  # the nearest one would show nothing that the others do not
+    size |= {"episodes": 12, "steps": 120} if mine is CUBE else {}
+    splits = list(mine.budgets)[-2:]  # nearer ones would show nothing that these do not
     return replace(
         mine,
         budgets=dict.fromkeys(splits, 3),

@@ -131,6 +131,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("collect", "maze"), "actions an episode"),
         (("collect", "four-room"), "of the expert's actions"),
         (("collect", "push-t"), "of an action that pushes"),
+        (("collect", "cube"), "share of episodes by the oracle"),
         (("train",), "hidden units of the predictor"),
         (("evaluate",), "level 0 first"),
         (("plan",), "PNG of the goal"),

@@ -206,7 +206,11 @@ def model(above: LevelConfig, encoder: EncoderConfig | None = None) -> ModelConf
         (lambda: model(replace(LEVEL, predictor="conv"), MAP), "levels.1.predictor: conv needs"),
         (lambda: model(SHARED, replace(MAP, grid=5)), "levels.0.latent_dim: 16 is not .* 5 x 5"),
         (lambda: EncoderConfig(frames=2), "encoder.frames: 'patches' sees one frame at a time"),
-        (lambda: EncoderConfig(grid=0), "encoder: frames, patch, depth, heads, grid and channels"),
+        (lambda: EncoderConfig(grid=0), "encoder: all numbers of parts, and sizes, are at least 1"),
+        (
+            lambda: EncoderConfig(views=0),
+            "encoder: all numbers of parts, and sizes, are at least 1",
+        ),
         (lambda: DistanceConfig(width=0), "distance: width, components and component_size"),
         (lambda: DistanceConfig(depth=-1), "distance: width, components and component_size"),
         (lambda: DistanceConfig(gaps=()), r"distance.gaps: \(\) must be steps apart"),

@@ -13,6 +13,7 @@ import tyro
 from echelon.bench.ablation import Ablation
 from echelon.bench.collapse import Collapse
 from echelon.bench.compare import Compare, Readme
+from echelon.bench.cube import CubeBench
 from echelon.bench.diverse_maze import DiverseMaze
 from echelon.bench.foreign import Foreign
 from echelon.bench.four_room import FourRoomDistractors
@@ -40,6 +41,7 @@ class Bench:
             | Annotated[DiverseMaze, tyro.conf.subcommand("diverse-maze")]
             | Annotated[FourRoomDistractors, tyro.conf.subcommand("four-room")]
             | Annotated[PushTBench, tyro.conf.subcommand("push-t")]
+            | Annotated[CubeBench, tyro.conf.subcommand("cube")]
             | Annotated[Collapse, tyro.conf.subcommand("collapse")]
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Peers, tyro.conf.subcommand("peers")]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from echelon.bench.ablation import Ablation
 from echelon.bench.compare import Compare
+from echelon.bench.cube import CubeBench
 from echelon.bench.diverse_maze import DiverseMaze
 from echelon.bench.foreign import Foreign
 from echelon.bench.four_room import FourRoomDistractors
@@ -18,7 +19,7 @@ from echelon.report import Page
 from echelon.report.planning import far_goals
 from echelon.report.published import overview
 
-BENCHMARKS = (DiverseMaze(), FourRoomDistractors(), PushTBench())
+BENCHMARKS = (DiverseMaze(), FourRoomDistractors(), PushTBench(), CubeBench())
 
 
 def overview_of(results: Path) -> str:

@@ -14,8 +14,9 @@ from echelon import schema
 from echelon.cli.options import Flat, Positional, refuse_existing
 from echelon.collect import CollectConfig, collect
 from echelon.config import ModelConfig, to_dict
-from echelon.envs import four_room, pushing
+from echelon.envs import four_room, grasping, pushing
 from echelon.envs.four_room import FourRoomCollect
+from echelon.envs.grasping import CubeCollect
 from echelon.envs.pushing import PushTCollect
 from echelon.presets import planner_for
 from echelon.progress import Progress
@@ -67,6 +68,18 @@ class PushT:
 
 
 @dataclass(frozen=True)
+class Cube:
+    """A cube that a robot arm grasps and brings from place to place (OGBench, MuJoCo)."""
+
+    out: Positional[Path]
+    """HDF5 file to write"""
+    config: Annotated[CubeCollect, Flat] = field(default_factory=CubeCollect)
+
+    def __call__(self) -> None:
+        _log(grasping.collect, self.config, self.out)
+
+
+@dataclass(frozen=True)
 class Collect:
     """Log trajectories in a world of images."""
 
@@ -75,6 +88,7 @@ class Collect:
             Annotated[Maze, tyro.conf.subcommand("maze")]
             | Annotated[FourRoom, tyro.conf.subcommand("four-room")]
             | Annotated[PushT, tyro.conf.subcommand("push-t")]
+            | Annotated[Cube, tyro.conf.subcommand("cube")]
         ]
     ]
 

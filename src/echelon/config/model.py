@@ -168,8 +168,9 @@ class EncoderConfig:
     """how many, those that move most; the latent has two numbers for each, and two more for each of
     those that face somewhere (things)"""
     colours: int = 4
-    """of the images, of things and all else, at most 4; where there are more, some count as one
-    (things)"""
+    """of the images, of things and all else, at most 4; of more, some count as one (things)"""
+    views: int = 1
+    """equally high, that an image shows one above the other, each with all things (things)"""
 
     def __post_init__(self) -> None:
         if not 1 <= self.things < self.colours <= 4:
@@ -178,10 +179,9 @@ class EncoderConfig:
             )
         if min(self.changing, self.shifting, self.apart) < 0:
             raise EchelonError("encoder: changing, shifting and apart are at least 0")
-        if min(self.frames, self.patch, self.depth, self.heads, self.grid, self.channels) < 1:
-            raise EchelonError(
-                "encoder: frames, patch, depth, heads, grid and channels are at least 1"
-            )
+        sizes = (self.frames, self.patch, self.depth, self.heads, self.grid, self.channels)
+        if min(*sizes, self.views) < 1:
+            raise EchelonError("encoder: all numbers of parts, and sizes, are at least 1")
         if self.frames > 1 and self.kind not in ("vit", "foreign"):
             raise EchelonError(
                 f"encoder.frames: '{self.kind}' sees one frame at a time; set encoder.kind to vit"
@@ -299,9 +299,7 @@ class ModelConfig:
         if not self.levels:
             raise EchelonError("levels: a hierarchy needs at least one level")
         if self.levels[0].stride != 1:
-            raise EchelonError(
-                "levels.0.stride: level 0 is the primitive one, its stride must be 1"
-            )
+            raise EchelonError("levels.0.stride: that is the primitive one, its stride must be 1")
         if self.encoder.kind in ("foreign", "keypoints") and any(
             level.landmarks.model_edges for level in self.levels
         ):
@@ -311,8 +309,7 @@ class ModelConfig:
             )
         if self.levels[0].latent == "shared":
             raise EchelonError("levels.0.latent: there is no level below to share it with")
-        maps = self.levels[0].latent_dim % self.encoder.grid**2 == 0
-        if self.encoder.kind == "conv" and not maps:
+        if self.encoder.kind == "conv" and self.levels[0].latent_dim % self.encoder.grid**2:
             raise EchelonError(
                 f"levels.0.latent_dim: {self.levels[0].latent_dim} is not a multiple of the map's "
                 f"{self.encoder.grid} x {self.encoder.grid} cells"
@@ -321,12 +318,15 @@ class ModelConfig:
             raise EchelonError(
                 f"levels.0.latent_dim: {self.levels[0].latent_dim} is odd; a keypoint has two numbers"
             )
-        points, things = self.levels[0].latent_dim / 2, self.encoder.things
+        views, things = self.encoder.views, self.encoder.things
+        points = self.levels[0].latent_dim / 2 / views
         if self.encoder.kind == "things" and points not in range(things, 2 * things + 1):
             raise EchelonError(
-                f"levels.0.latent_dim: {self.levels[0].latent_dim}, but {things} things have "
-                f"{2 * things} numbers, and two more for each that faces somewhere"
+                f"levels.0.latent_dim: {self.levels[0].latent_dim}, but in each view {things} things "
+                f"have {2 * things} numbers, and two more for each that faces somewhere"
             )
+        if self.image_size % views:
+            raise EchelonError(f"encoder.views: {views} do not divide {self.image_size} pixels")
         for index, (below, level) in enumerate(pairwise(self.levels), start=1):
             if level.macro == "concat":
                 if level.action_dim is not None:
@@ -375,8 +375,8 @@ class ModelConfig:
 
     @property
     def faces(self) -> bool:
-        """Whether latents are of things of which the last one faces somewhere."""
-        points = self.levels[0].latent_dim // 2
+        """Whether latents are of things, in one view, of which the last one faces somewhere."""
+        points = self.levels[0].latent_dim // 2 if self.encoder.views == 1 else 0
         return self.encoder.kind == "things" and points > self.encoder.things
 
     @property

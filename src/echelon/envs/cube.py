@@ -54,8 +54,8 @@ class Cube(gym.Env[Image, Array]):
     once led from one to the other, is what `ahead` shows. `info` has "goal" (an image), "success"
     (`reached`), "place" (row and column of the cube from above, in cells of 5 cm) and "state": x, y and
     z of the middle between the gripper's pads; x and y from its right to its left pad; how hard it is
-    pressed, 1 being 50 N and more; and MuJoCo's 21 positions, of which the last 7 are the cube's pose, and
-    20 velocities.
+    pressed, 1 being 50 N and more; and MuJoCo's 21 positions, of which the last 7 are the cube's pose,
+    and 20 velocities.
 
     Unlike OGBench's, the state says all there is to know: solver and controller start anew at every
     step, and nothing ends an episode.
@@ -145,8 +145,8 @@ def _sound(state: Array) -> bool:
 
 @functools.lru_cache(1)
 def simulation() -> Any:
-    """OGBench's world, which takes a second to make and serves all environments: each puts its own state
-    in before it steps, so they may not be stepped from several threads.
+    """OGBench's world, which takes a second to make and serves all environments: each puts its own
+    state in before it steps, so they may not be stepped from several threads.
     """
     try:
         with warnings.catch_warnings():  # of windows that there are none of
@@ -169,15 +169,16 @@ def advance(world: Any, state: Array, action: Array) -> Array:
     """The state one step later."""
     import mujoco
 
+    physics: Any = mujoco  # whose functions are compiled, and unknown to type checkers
     model, data = world.model, world.data
     data.qpos[:], data.qvel[:] = state[POSITIONS], state[VELOCITIES]
-    # A solver that starts from the last step's forces would make the next state hang on more than this one.
+    # With the last step's forces to start from, the next state would hang on more than this one.
     data.qacc_warmstart[:] = data.ctrl[:] = 0
-    mujoco.mj_forward(model, data)
+    physics.mj_forward(model, data)
     world.set_control(np.clip(np.asarray(action, np.float64), -1, 1))
-    mujoco.mj_step(model, data, nstep=round(world.control_timestep() / world.physics_timestep()))
-    mujoco.mj_kinematics(model, data)
-    mujoco.mj_rnePostConstraint(model, data)
+    physics.mj_step(model, data, nstep=round(world.control_timestep() / world.physics_timestep()))
+    physics.mj_kinematics(model, data)
+    physics.mj_rnePostConstraint(model, data)
     return _state_of(world)
 
 
@@ -198,7 +199,7 @@ BUDGETS: Mapping[str, int] = {"20": 30, "40": 60}
 
 @dataclass(frozen=True, kw_only=True)
 class CubeTrial(Trial):
-    """`start` and `goal` are the cube's places from above, in cells of an empty layout, for pictures."""
+    """`start` and `goal` are the cube's places, in cells of an empty layout, for pictures."""
 
     states: Array
     """[T, 47] from the start to the goal, as logged"""
@@ -249,9 +250,7 @@ def make_trials(
     and so every moment in it, belongs to one role for good.
     """
     if episodes.meta.get("env") != Cube.__name__:
-        raise EchelonError(
-            f"{episodes.path}: holds no cube; record it with 'echelon collect cube'"
-        )
+        raise EchelonError(f"{episodes.path}: holds no cube; record it with 'echelon collect cube'")
     if per_split < 1:
         raise EchelonError(f"trials: {per_split} measure nothing; use at least 1")
     states = episodes.column("state").astype(np.float64)
@@ -274,7 +273,9 @@ def make_trials(
         for number in sorted(rng.permutation(len(found))[:per_split]):
             episode, t, way = found[number]
             start, goal = _place(way[0]), _place(way[-1])
-            trials.append(CubeTrial(split, empty, start, goal, steps, states=way, source=(episode, t)))
+            trials.append(
+                CubeTrial(split, empty, start, goal, steps, states=way, source=(episode, t))
+            )
     return trials
 
 

@@ -11,20 +11,22 @@ import numpy as np
 
 from echelon.envs.task import Array, Image
 
-WIDE = 0.84
+WIDE = 0.88
 """that an image shows, along y; each view is half as high"""
-NEAREST, LEFTMOST, LOWEST = 0.215, -0.42, 0.0
-"""least x, y and z in view; with WIDE they hold the arm's workspace, and the cubes' a hand wide of it"""
+NEAREST, LEFTMOST, LOWEST = 0.205, -0.44, -0.01
+"""least x, y and z in view; with WIDE they hold all that the arm reaches"""
 SIDE = 0.04
 """of the cube"""
-FINGER = 0.012
+FINGER = 0.018
 """radius of a finger from above"""
-OUTSIDE = 0.006
+OUTSIDE = 0.014
 """from a pad's place to its finger's middle, so that a finger is beside what it holds"""
-PALM = (0.045, 0.03, 0.015)
-"""of the palm from the front: its middle above the pinch, half width, half height"""
+PALM, WRIST = 0.038, 0.072
+"""of palm and wrist from the front: their middles above the pinch"""
+BAR = (0.033, 0.0135)
+"""of both: half width, half height"""
 THROUGH = 0.5
-"""how much of a finger is seen where it is above the cube; OGBench's own pixels show the arm so too"""
+"""how much of a finger is seen where it is above the cube; OGBench's pixels do so too"""
 ROWS = 128
 """images drawn at a time, which caches then hold"""
 
@@ -33,12 +35,12 @@ PINCH, APART, PLACE, TURN = slice(0, 3), slice(3, 5), slice(20, 23), slice(23, 2
 place, and its rotation as a quaternion (w, x, y, z)"""
 
 TABLE, CUBE, LEFT, RIGHT = (236, 236, 230), (52, 120, 200), (214, 58, 44), (30, 150, 60)
-"""the palm has the left finger's colour"""
+"""palm and wrist have the left and the right finger's: each view shows both"""
 
 
 def draw(states: Array, size: int) -> Image:
-    """Images ``[N, size, size, 3]`` of states ``[N, 47]``. A pixel at an edge has of each colour as much
-    as lies in it, so that motion by a part of a pixel shows.
+    """Images ``[N, size, size, 3]`` of states ``[N, 47]``. A pixel at an edge has of each colour as
+    much as lies in it, so that motion by a part of a pixel shows.
     """
     found = [_draw(states[i : i + ROWS], size) for i in range(0, len(states), ROWS)]
     return np.concatenate(found)
@@ -64,10 +66,10 @@ def _draw(states: Array, size: int) -> Image:
         beside = across - place[:, 1, None], rows - place[:, vertical, None]
         return cover(_silhouette(*beside, edges[:, [1, vertical]]))
 
-    middle, half_wide, half_high = PALM
-    aside = np.abs(across - pinch[:, 1, None])[:, None] - half_wide
-    off = np.abs(heights - pinch[:, 2, None] - middle)[:, :, None] - half_high
-    _paint(front, cover(np.maximum(aside, off)), LEFT)
+    aside = np.abs(across - pinch[:, 1, None])[:, None] - BAR[0]
+    for middle, colour in ((PALM, LEFT), (WRIST, RIGHT)):
+        off = np.abs(heights - pinch[:, 2, None] - middle)[:, :, None] - BAR[1]
+        _paint(front, cover(np.maximum(aside, off)), colour)
     _paint(front, stands(2, heights), CUBE)
     cube = stands(0, ways)
     _paint(above, cube, CUBE)

@@ -47,8 +47,8 @@ class CubeCollect:
 def collect(config: CubeCollect, path: Path, progress: Progress) -> None:
     """Write the episodes of `config` to an HDF5 file, with the true state as a column of its own.
 
-    Columns "action" and "state" are what :class:`Cube` says of them, "state" in double precision, so that
-    a grasp can be repeated from it.
+    Columns "action" and "state" are what :class:`Cube` says of them, "state" in double precision, so
+    that a grasp can be repeated from it.
     """
     world = simulation()
     meta = {"task": CubeTask().name, "env": Cube.__name__}
@@ -95,7 +95,7 @@ def _oracle(world: Any, planned: bool) -> Any:
 
 @contextmanager
 def _global_stream(rng: np.random.Generator) -> Generator[None]:
-    """NumPy's global stream, which OGBench's oracles draw from, seeded for a while and then as it was."""
+    """NumPy's global stream, which OGBench's oracles draw from: seeded, and in the end as it was."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(int(rng.integers(2**31)))  # noqa: NPY002
     try:

@@ -46,7 +46,7 @@ def encoder_of(model: ModelConfig, foreign: ForeignModel | None = None) -> Encod
         points = level.latent_dim // 2
         return KeypointEncoder(points, size, level.lift_width, config.grid)
     if config.kind == "things":
-        return ThingsEncoder(level.latent_dim, size, config.things, config.colours)
+        return ThingsEncoder(level.latent_dim, size, config.things, config.colours, config.views)
     if config.kind == "vit":
         return TubeletEncoder(
             level.latent_dim,

@@ -32,6 +32,9 @@ class ThingsEncoder(nn.Module):
     heaviest far from its middle, by the third moment ``E[|r|^2 r]`` of its mask, which turns as the
     thing does; one that looks the same from all sides faces nowhere. That place is about as far from
     the middle as the thing reaches, so that a distance of latents sees it turned as well as moved.
+
+    An image may be several views, one above the other, in each of which every thing is to be seen: the
+    latent is that of the first, then that of the next, and so on.
     """
 
     frames = 1
@@ -43,9 +46,11 @@ class ThingsEncoder(nn.Module):
     reach: Tensor
     powers: Tensor
 
-    def __init__(self, latent_dim: int, image_size: int, things: int, colours: int) -> None:
+    def __init__(
+        self, latent_dim: int, image_size: int, things: int, colours: int, views: int = 1
+    ) -> None:
         super().__init__()
-        self.things, self.facing = things, latent_dim // 2 - things
+        self.things, self.facing = things, latent_dim // 2 // views - things
         self.register_buffer("mean", torch.full((3,), 127.5))
         self.register_buffer("scale", torch.tensor(1 / 127.5))
         self.register_buffer("colours", torch.zeros(colours, 3))
@@ -53,7 +58,8 @@ class ThingsEncoder(nn.Module):
         self.register_buffer("moving", torch.arange(things))
         self.register_buffer("reach", torch.ones(things))
         centres = (torch.arange(image_size) + 0.5) * (2 / image_size) - 1
-        row, column = torch.cartesian_prod(centres, centres).unbind(1)
+        high = centres[: image_size // views] + 1 - 1 / views  # the middle of a view is 0 too
+        row, column = torch.cartesian_prod(high, centres).unbind(1)
         powers = [row**i * column**j for i in range(4) for j in range(4 - i)]
         self.register_buffer("powers", torch.stack(powers, 1))
 
@@ -70,7 +76,8 @@ class ThingsEncoder(nn.Module):
 
     def _moments(self, frames: Tensor, some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of some colours ``[N]``: the middles ``[B, N, 2]`` of their pixels, the third moments over
-        the second ``[B, N, 2]``, and the roots of the second ``[B, N]``; an image is 2 wide.
+        the second ``[B, N, 2]``, and the roots of the second ``[B, N]``; an image is 2 wide, and B
+        counts views.
         """
         pixels = frames.reshape(-1, self.powers.shape[0], 3)
         x = (pixels - self.mean).mul_(self.scale)
