@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from echelon.bench import push_t
 from echelon.bench.benchmark import Benchmark, Run, Trained
-from echelon.bench.diverse_maze import deeper
 from echelon.config import (
     EncoderConfig,
     LevelConfig,
     LossConfig,
     ModelConfig,
+    PlannerConfig,
     StageConfig,
     TrainConfig,
 )
@@ -22,11 +22,15 @@ from echelon.envs import cube, grasping
 from echelon.envs.cube import BUDGETS, CubeTask
 from echelon.envs.grasping import CubeCollect
 from echelon.envs.task import Trial
+from echelon.evaluation import Method
+from echelon.presets import NEAREST, planner_for
 
 HELD_OUT = 0.1
 """share of the episodes that no model is trained on; trials are from half of those"""
-MATCHED = 476
+MATCHED = 482
 """width that gives one level about the parameters of both"""
+AHEAD = 30
+"""environment steps that levels above look ahead: as far as level 0 alone does"""
 
 
 def trials(mine: Benchmark, episodes: Episodes, each: int, seed: int) -> Sequence[Trial]:
@@ -35,9 +39,35 @@ def trials(mine: Benchmark, episodes: Episodes, each: int, seed: int) -> Sequenc
     return cube.make_trials(episodes, held_out, each, seed, "test")
 
 
+def methods(model: ModelConfig) -> list[Method]:
+    """All levels, and none."""
+    return [Method.of("default", searching(model)), Method("control:random", "uniform")]
+
+
+def deeper(model: ModelConfig) -> list[Method]:
+    """All levels."""
+    return [Method.of(f"levels-{len(model.levels)}", searching(model))]
+
+
+def on_own(model: ModelConfig) -> list[Method]:
+    """Two levels, the upper one by its latent."""
+    return [Method.of("own-latents", searching(model))]
+
+
+def searching(model: ModelConfig) -> tuple[PlannerConfig, ...]:
+    """As usual where goals are passed, but levels above vary what they recall: few grasps are alike."""
+    fine, *above = planner_for(model)
+    pairs = zip(above, model.durations[1:], strict=True)
+    vary = NEAREST.optimizer
+    return (
+        fine,
+        *(replace(level, horizon=max(1, AHEAD // each), optimizer=vary) for level, each in pairs),
+    )
+
+
 _LOSS = LossConfig(norm="l1", variance=0.0, correlation=0.0, smoothness=0.0, inverse_dynamics=0.0)
 _FINE = LevelConfig(latent_dim=12, width=256, depth=3, difference_scale=8.0, loss=_LOSS)
-_ABOVE = replace(_FINE, latent="shared", stride=5, macro="concat", width=384, rollout=4)
+_ABOVE = replace(_FINE, latent="shared", stride=10, macro="concat", width=384, rollout=3)
 _MODEL = ModelConfig(
     (_FINE, _ABOVE), EncoderConfig(kind="things", things=3, views=2), recall=131072
 )
@@ -48,8 +78,9 @@ _STAGES = (
 )
 _UPPER = StageConfig((1,), 8000, 512, learning_rate=2e-3)
 _TRAIN = TrainConfig(stages=_STAGES, ema=0.0, held_out=HELD_OUT, num_threads=1)
-_THIRD = replace(_ABOVE, stride=2, rollout=2)
-_OWN = LevelConfig(latent_dim=16, stride=5, macro="concat", rollout=4)
+_THIRD = replace(_ABOVE, stride=3, rollout=2)
+_FOURTH = replace(_ABOVE, stride=2, rollout=1)
+_OWN = LevelConfig(latent_dim=16, stride=10, macro="concat", rollout=3)
 
 
 def _only(level: int) -> TrainConfig:
@@ -63,8 +94,8 @@ def _of(*levels: LevelConfig) -> ModelConfig:
 _OTHERS = (
     Trained("one-level", _of(_FINE), _TRAIN, push_t.flat),
     Trained("levels-3", _of(_FINE, _ABOVE, _THIRD), _only(2), deeper, "base"),
-    Trained("levels-4", _of(_FINE, _ABOVE, _THIRD, _THIRD), _only(3), deeper, "levels-3"),
-    Trained("own-latents", _of(_FINE, _OWN), _only(1), push_t.on_own, "one-level"),
+    Trained("levels-4", _of(_FINE, _ABOVE, _THIRD, _FOURTH), _only(3), deeper, "levels-3"),
+    Trained("own-latents", _of(_FINE, _OWN), _only(1), on_own, "one-level"),
     Trained("matched", _of(replace(_FINE, width=MATCHED)), _TRAIN, push_t.matched),
 )
 
@@ -88,7 +119,7 @@ CUBE = Benchmark(
     model=_MODEL,
     train=_only(1),
     trials=trials,
-    methods=push_t.methods,
+    methods=methods,
     others=_OTHERS,
     start="one-level",
 )
