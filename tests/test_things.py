@@ -20,7 +20,7 @@ from echelon.envs.push_t import random_state
 from echelon.envs.pushing import PushTCollect
 from echelon.envs.t_block import AGENT, BLOCK, SIDE, draw
 from echelon.models.scene import HALF
-from echelon.models.things import REACH, RelativePredictor, ThingsEncoder
+from echelon.models.things import REACH, PairsPredictor, RelativePredictor, ThingsEncoder
 from echelon.progress import Progress
 from echelon.trainer import Trainer
 from echelon.types import EchelonError
@@ -78,7 +78,7 @@ def test_dynamics_turn_and_move_with_what_they_are_seen_from(
     with torch.no_grad():
         first = predictor.nonlinear[0]
         assert isinstance(first, torch.nn.Linear)
-        seen = 2 * 6 - 2 + 2 * predictor.DIRECTIONS + 2 * 4 * len(predictor.WAVES)
+        seen = 2 * 6 - 2 + 2 * predictor.DIRECTIONS + 2 * 4 * len(predictor.waves)
         first.weight[:, seen:] = 0  # what hangs on where things are, or on actions as they are
         predictor.directions.weight.zero_()
     turn = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -89,6 +89,25 @@ def test_dynamics_turn_and_move_with_what_they_are_seen_from(
     there = predictor(moved.flatten(1), still).unflatten(1, (6, 2))
     expected = torch.cat([found[:, :3] @ turn + by, found[:, 3:] @ turn], 1)
     torch.testing.assert_close(there, expected, atol=2e-3, rtol=0)
+
+
+def test_pairs_are_seen_within_a_view_and_wherever_they_are() -> None:
+    torch.manual_seed(0)
+    predictor = PairsPredictor(12, 24, 5, 16, 1, views=2)
+    z, motion, action = torch.randn(4, 2, 3, 2), torch.randn(4, 12), torch.randn(4, 5)
+    first = predictor.nonlinear[0]
+    assert isinstance(first, torch.nn.Linear)
+    with torch.no_grad():
+        first.weight[:, -12 - 12 - 5 : -12 - 5] = 0  # without where all are on the image
+    shifted = z + torch.randn(4, 2, 1, 2)  # each view by itself
+
+    def change(points: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([points.flatten(1), motion], 1)
+        return predictor(x, action) - x
+
+    torch.testing.assert_close(change(shifted), change(z), atol=1e-4, rtol=0)
+    apart = z + torch.randn(4, 2, 3, 2)
+    assert not torch.allclose(change(apart), change(z), atol=1e-2)
 
 
 def things_config() -> ModelConfig:
@@ -127,6 +146,20 @@ def test_what_things_cannot_be(changes: dict[str, int], says: str) -> None:
     config = things_config()
     with pytest.raises(EchelonError, match=says):
         replace(config, levels=(replace(config.levels[0], **changes),))
+
+
+def test_views_divide_the_image_and_face_nowhere_together() -> None:
+    config = things_config()
+    fine = replace(config.levels[0], latent_dim=12)
+    views = EncoderConfig(kind="things", views=2)
+    with pytest.raises(EchelonError, match="relative needs a thing to look from"):
+        ModelConfig((fine,), views)
+    pairs = replace(fine, predictor="pairs")
+    assert not ModelConfig((pairs,), views).faces
+    with pytest.raises(EchelonError, match="views: they must divide"):
+        ModelConfig((replace(pairs, latent_dim=18),), replace(views, views=3))
+    with pytest.raises(EchelonError, match="pairs needs a thing to look from"):
+        ModelConfig((pairs,), EncoderConfig())
 
 
 def test_fewer_things_than_colours() -> None:

@@ -27,7 +27,7 @@ from echelon.presets import NEAREST, planner_for
 
 HELD_OUT = 0.1
 """share of the episodes that no model is trained on; trials are from half of those"""
-MATCHED = 482
+MATCHED = 485
 """width that gives one level about the parameters of both"""
 AHEAD = 30
 """environment steps that levels above look ahead: as far as level 0 alone does"""
@@ -66,7 +66,9 @@ def searching(model: ModelConfig) -> tuple[PlannerConfig, ...]:
 
 
 _LOSS = LossConfig(norm="l1", variance=0.0, correlation=0.0, smoothness=0.0, inverse_dynamics=0.0)
-_FINE = LevelConfig(latent_dim=12, width=256, depth=3, difference_scale=8.0, loss=_LOSS)
+_FINE = LevelConfig(
+    latent_dim=12, predictor="pairs", width=256, depth=3, difference_scale=8.0, loss=_LOSS
+)
 _ABOVE = replace(_FINE, latent="shared", stride=10, macro="concat", width=384, rollout=3)
 _MODEL = ModelConfig(
     (_FINE, _ABOVE), EncoderConfig(kind="things", things=3, views=2), recall=131072

@@ -174,9 +174,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.things < self.colours <= 4:
-            raise EchelonError(
-                "encoder: things are at least 1, and fewer than colours, which are at most 4"
-            )
+            raise EchelonError("encoder: things are at least 1, fewer than colours, at most 4")
         if min(self.changing, self.shifting, self.apart) < 0:
             raise EchelonError("encoder: changing, shifting and apart are at least 0")
         sizes = (self.frames, self.patch, self.depth, self.heads, self.grid, self.channels)
@@ -206,9 +204,10 @@ class LevelConfig:
     span: tuple[int, int] | None = None
     """least and most steps of the level below in one step here, drawn anew for every step of
     training (transformer); None trains on the stride alone"""
-    predictor: Literal["mlp", "conv", "local", "relative", "transformer"] = "mlp"
+    predictor: Literal["mlp", "conv", "local", "relative", "pairs", "transformer"] = "mlp"
     """of the whole latent at once; of a map (conv); of what is around keypoints (local); of things, as
-    seen from the last of them, which faces somewhere (relative); of the last steps (transformer)"""
+    seen from the last of them, which faces somewhere (relative), or by where they are beside each
+    other (pairs); of the last steps (transformer)"""
     width: int = 256
     """hidden units of the predictor (conv: channels)"""
     depth: int = 2
@@ -318,15 +317,14 @@ class ModelConfig:
             raise EchelonError(
                 f"levels.0.latent_dim: {self.levels[0].latent_dim} is odd; a keypoint has two numbers"
             )
-        views, things = self.encoder.views, self.encoder.things
-        points = self.levels[0].latent_dim / 2 / views
+        points, things = self.levels[0].latent_dim / 2 / self.encoder.views, self.encoder.things
         if self.encoder.kind == "things" and points not in range(things, 2 * things + 1):
             raise EchelonError(
                 f"levels.0.latent_dim: {self.levels[0].latent_dim}, but in each view {things} things "
                 f"have {2 * things} numbers, and two more for each that faces somewhere"
             )
-        if self.image_size % views:
-            raise EchelonError(f"encoder.views: {views} do not divide {self.image_size} pixels")
+        if self.image_size % self.encoder.views:
+            raise EchelonError("encoder.views: they must divide the image's height")
         for index, (below, level) in enumerate(pairwise(self.levels), start=1):
             if level.macro == "concat":
                 if level.action_dim is not None:
@@ -352,11 +350,12 @@ class ModelConfig:
                     f"levels.{index}.predictor: local needs a scene to look at; set encoder.kind to "
                     "keypoints, and latent to shared above level 0"
                 )
-            if level.predictor == "relative" and not (self.faces and self._shared(index)):
+            seen = {"relative": self.faces, "pairs": self.encoder.kind == "things"}
+            if level.predictor in seen and not (seen[level.predictor] and self._shared(index)):
                 raise EchelonError(
-                    f"levels.{index}.predictor: relative needs a thing to look from; set encoder.kind "
-                    "to things, levels.0.latent_dim to more than two numbers a thing, and latent to "
-                    "shared above level 0"
+                    f"levels.{index}.predictor: {level.predictor} needs a thing to look from; set "
+                    "encoder.kind to things, latent to shared above level 0, and for relative "
+                    "levels.0.latent_dim to more than two numbers a thing"
                 )
             one = self.has_scene(index) and level.latent_dim == 2
             if level.distance.kind == "paths" and not one:

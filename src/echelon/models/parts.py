@@ -20,7 +20,7 @@ from echelon.models.macro_actions import (
 from echelon.models.predictors import ResidualMLP
 from echelon.models.scene import Glimpse, KeypointEncoder, LocalPredictor
 from echelon.models.spatial import ConvEncoder, ConvPredictor
-from echelon.models.things import RelativePredictor, ThingsEncoder
+from echelon.models.things import PairsPredictor, RelativePredictor, ThingsEncoder
 from echelon.models.transformer import CausalTransformer
 from echelon.models.vit import TubeletEncoder
 from echelon.types import EchelonError
@@ -108,6 +108,15 @@ def predictor_of(
             config.width,
             config.depth,
             model.encoder.things,
+        )
+    if config.predictor == "pairs":
+        return PairsPredictor(
+            config.latent_dim,
+            state_dim,
+            action_dim,
+            config.width,
+            config.depth,
+            model.encoder.views,
         )
     if config.predictor == "transformer":
         return CausalTransformer(

@@ -7,6 +7,8 @@ always in the same place, and moments of those pixels say where it is to a fract
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -134,6 +136,45 @@ def _clustered(x: Tensor, count: int) -> Tensor:
     return torch.stack([s.median(0).values if len(s) else mean for s, mean in pairs])
 
 
+WAVES = (1.0, 2.0, 4.0, 8.0)
+"""half turns in a latent unit, by which predictors see what lies near, finely"""
+
+
+class PairsPredictor(nn.Module):
+    """``x, a -> x + W [m, a] + MLP([b, sin wb, cos wb, z, m, a])`` for x of things, where b is where
+    each is beside each other one in the same view, and m is motion. So a grasp is seen to a fraction of
+    a pixel, wherever it is. The linear path carries momentum exactly.
+    """
+
+    waves: Tensor
+    ends: Tensor
+
+    def __init__(
+        self, latent_dim: int, state_dim: int, action_dim: int, width: int, depth: int, views: int
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.points = latent_dim, latent_dim // 2 // views
+        pairs = views * math.comb(self.points, 2)
+        moving = state_dim - latent_dim + action_dim
+        self.register_buffer("waves", torch.pi * torch.tensor(WAVES))
+        self.register_buffer("ends", torch.triu_indices(self.points, self.points, 1))
+        self.linear = nn.Linear(moving, state_dim)
+        inputs = 2 * pairs * (1 + 2 * len(WAVES)) + latent_dim + moving
+        self.nonlinear = mlp(inputs, width, depth, state_dim)
+        for zero in (self.linear.weight, self.linear.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+        """``x [..., S], action [..., A] -> [..., S]``"""
+        z, moving = x[..., : self.latent_dim], torch.cat([x[..., self.latent_dim :], action], -1)
+        points = z.unflatten(-1, (-1, self.points, 2))
+        one, other = self.ends
+        beside = (points[..., one, :] - points[..., other, :]).flatten(-3)
+        angles = (beside[..., None] * self.waves).flatten(-2)
+        seen = torch.cat([beside, angles.sin(), angles.cos(), z, moving], -1)
+        return x + self.linear(moving) + self.nonlinear(seen)
+
+
 class RelativePredictor(nn.Module):
     """``x, a -> x + W [m, a] + MLP([s, m, z, a])`` for x of things, where s is everything, motion m and
     some directions that an action means included, as seen from the last thing, turned as it faces, and
@@ -143,8 +184,6 @@ class RelativePredictor(nn.Module):
 
     DIRECTIONS = 4
     """that an action means at least: one for each two numbers of a longer one, such as of a segment"""
-    WAVES = (1.0, 2.0, 4.0, 8.0)
-    """half turns in a latent unit: what lies near, finely"""
 
     waves: Tensor
 
@@ -163,8 +202,8 @@ class RelativePredictor(nn.Module):
         self.directions = nn.Linear(action_dim, 2 * many, bias=False)
         moving = state_dim - latent_dim + action_dim
         vectors = 2 * latent_dim - 2 + 2 * many
-        waves = 2 * (latent_dim - 2) * len(self.WAVES)
-        self.register_buffer("waves", torch.pi * torch.tensor(self.WAVES))
+        waves = 2 * (latent_dim - 2) * len(WAVES)
+        self.register_buffer("waves", torch.pi * torch.tensor(WAVES))
         self.linear = nn.Linear(moving, state_dim)
         self.nonlinear = mlp(vectors + waves + moving + latent_dim + 2, width, depth, state_dim)
         for zero in (self.linear.weight, self.linear.bias):
