@@ -75,6 +75,13 @@ class Prices:
         """To hand a state down, through all levels below."""
         return self._meter("lower", self._planner.lower, tree_map(lambda x: x[:1], subgoal))
 
+    def promise(self, plan: Plan) -> int:
+        """To see how near a plan comes, where the level below may make for the goal instead."""
+        if self._planner.config.hand_down != "either":
+            return 0
+        way, goals = tree_map(lambda x: x[:1], (plan.states, plan.goals))
+        return self._meter("promise", self._planner.promise, way, goals)
+
     def watch(self, state: State) -> int:
         """To see how a plan is followed."""
         planner = self._planner
