@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     commands = (Demo, Collect, Train, Evaluate, Plan, Decoder, Report, Scales, Inspect, Bench)
     subcommands = {command.__name__.lower(): command for command in commands}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             subcommands, args=arguments, prog="echelon", description=__doc__
@@ -36,4 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nechelon: stopped; the same command goes on from what it kept", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0

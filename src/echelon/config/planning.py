@@ -141,6 +141,11 @@ class PlannerConfig:
                 f"options: {self.options} must be between 1 and candidates "
                 f"({self.optimizer.candidates})"
             )
+        if self.options > 1 and self.hand_down == "either":
+            raise EchelonError(
+                "options: a level below that may make for the goal instead need not reach a subgoal; "
+                "use 1, or another hand_down"
+            )
         watchdog = self.watchdog or 0
         if min(self.support, self.doubt, self.reach, self.reached, self.enter, watchdog) < 0:
             raise EchelonError(

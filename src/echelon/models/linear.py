@@ -1,4 +1,4 @@
-"""Linear layers that take half of the time on processors whose makers MKL does not serve."""
+"""Linear layers that take half of the time on an AMD processor."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ FEWEST = 64
 
 
 class Linear(nn.Linear):
-    """``[..., I] -> [..., O]``, as PyTorch's, by oneDNN where many rows are on a CPU: twice as fast as
-    the BLAS that PyTorch comes with on an AMD EPYC with AVX-512, and about as fast on others.
+    """``[..., I] -> [..., O]``, as PyTorch's, by oneDNN where many rows are on a CPU. That was twice as
+    fast on an AMD EPYC with AVX-512 as the BLAS that PyTorch comes with, which is Intel's.
     """
 
     def forward(self, input: Tensor) -> Tensor:

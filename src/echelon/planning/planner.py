@@ -136,7 +136,7 @@ class Planner:
         if self.below is None:
             return plan
         subgoals = self._subgoals(plan, changed)
-        handed = self.prices.lower(states[-1]) + self.prices.promise(plan)
+        handed = self.prices.lower(states[-1]) + self.prices.promise(states[-1], goals)
         plan = charged(plan, looks + changed * handed)
         below = self.below.plan(
             states[:-1], subgoals, now, generator, plan.below, changed, effort, stop
