@@ -18,6 +18,7 @@ from echelon.bench.benchmark import Benchmark, Run, run
 from echelon.bench.cube import CUBE, CubeBench
 from echelon.bench.diverse_maze import DIVERSE_MAZE, DiverseMaze, held_out_layouts
 from echelon.bench.four_room import FourRoomDistractors
+from echelon.bench.larger import BATCH, EPISODES
 from echelon.bench.push_t import PUSH_T, PushTBench
 from echelon.collect import CollectConfig
 from echelon.config import EncoderConfig, ModelConfig, StageConfig, TrainConfig
@@ -157,6 +158,32 @@ def test_one_level_is_matched_in_its_parameters(mine: Benchmark) -> None:
 
     matched = next(made for made in mine.models if made.name == "matched")
     assert parameters(matched.model) == pytest.approx(parameters(mine.model), rel=0.05)
+
+
+@pytest.mark.parametrize("command", ALL, ids=[c.benchmark.name for c in ALL])
+def test_a_gpu_has_more_of_everything_and_a_section_of_its_own(
+    command: type[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = command(preset="gpu", runs=tmp_path, out=tmp_path, docs=tmp_path)
+    small, large = command().task, asked.task
+    assert large.collection.episodes == EPISODES * small.collection.episodes
+    assert [m.name for m in large.models] == [m.name for m in small.models]
+    for much, little in zip(large.models, small.models, strict=True):
+        assert [m.setting for m in much.methods(much.model)] == [
+            m.setting for m in little.methods(little.model)
+        ]
+        assert much.model.levels == little.model.levels
+        assert all(
+            BATCH * b.batch_size == a.batch_size and a.steps == b.steps
+            for a, b in zip(much.train.stages, little.train.stages, strict=True)
+        )
+    name = command.benchmark.name
+    assert asked.shows.path == command(docs=tmp_path).shows.path == tmp_path / f"{name}.md"
+    assert list(asked.shows.sections) == [f"{name}-gpu"]
+    monkeypatch.setattr("echelon.bench.benchmark.device", lambda: "cpu")
+    with pytest.raises(EchelonError, match="use --preset cpu"):
+        asked()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("mine", [c.benchmark for c in ALL], ids=[c.benchmark.name for c in ALL])

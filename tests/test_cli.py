@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tiny import frame, model_config, write_episodes
 
 from echelon import checkpoint, experiment
 from echelon.cli import main
+from echelon.cli.data import Inspect
 from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
 from echelon.envs import layouts
 from echelon.envs.mazes import MazeTask
@@ -245,6 +247,20 @@ def test_episodes_that_were_changed_are_found_out(
         file["pixels"][7, 3, 3, 0] ^= 1
     assert main(["inspect", str(bad)]) == 0
     assert "checksum" in refused(capsys, "inspect", bad, "--verify")
+
+
+def test_being_asked_to_terminate_is_ctrl_c(
+    episodes: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def asked(_: Inspect) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Inspect, "__call__", asked)
+    assert main(["inspect", str(episodes)]) == 130
+    assert "stopped" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from echelon.agent import Agent
 from echelon.config import DistanceConfig, OptimizerConfig, PlannerConfig
+from echelon.models import linear
 from echelon.models.hierarchy import Hierarchy
 
 SEARCH = OptimizerConfig(candidates=6, iterations=2, elites=2, correlation=0.0)
@@ -25,6 +26,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "supported": {"support": 1.0},
     "tried": {"options": 3},
     "lifted": {"hand_down": "lift"},
+    "either": {"hand_down": "either"},
+    "either, watched": {**WATCHED, "enter": 1.0, "hand_down": "either"},
     "all": {**WATCHED, "enter": 1.0, "support": 0.1, "options": 2, "hand_down": "lift"},
 }
 
@@ -48,6 +51,12 @@ def make_model(kind: Literal["quasimetric", "expectile"] = "quasimetric") -> Hie
 
 def images(step: int, count: int) -> np.ndarray:
     return np.stack([frame((0.17 * step + 0.3 * i) % 1) for i in range(count)])
+
+
+@pytest.fixture(autouse=True)
+def without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose products PyTorch's counter leaves out."""
+    monkeypatch.setattr(linear, "FEWEST", 2**30)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -91,4 +100,4 @@ def test_what_a_call_takes_is_known_before_it(name: str) -> None:
     # Nobody watches a plan that has only been made.
     watching = agent.planner.prices.watch(states[-1])
     assert first.total.macs.tolist() == [asked[0] - watching] * 2
-    assert (watching > 0) == (name in ("watched", "all"))
+    assert (watching > 0) == (name in ("watched", "either, watched", "all"))

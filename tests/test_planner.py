@@ -23,6 +23,7 @@ from echelon.config import (
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.cem import CEM
 from echelon.planning.costs import DistanceCost, lifted
+from echelon.planning.instead import MISTRUST
 from echelon.planning.ledger import macs_of
 from echelon.planning.mppi import MPPI
 from echelon.planning.optimizers import optimizer_of
@@ -468,6 +469,8 @@ def test_where_plans_fail_in_a_row_the_goal_itself_is_handed_down() -> None:
     assert not any(p.direct[1] or p.lost[1] for p in plans)
     with pytest.raises(EchelonError, match="set watchdog"):
         PlannerConfig(4, 4, trust=1)
+    with pytest.raises(EchelonError, match="a level below that may make"):
+        PlannerConfig(4, 4, options=2, hand_down="either")
 
 
 def test_a_plan_that_is_followed_to_its_end_is_trusted_again() -> None:
@@ -528,9 +531,12 @@ def test_where_nothing_can_be_reached_the_nearest_miss_is_taken() -> None:
     assert found.actions[0, 0].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("hand_down", ["lift", "either"])
 @pytest.mark.parametrize("depth", [2, 3])
-def test_all_of_it_together_drives_to_the_goal(depth: int) -> None:
-    upper = {"options": 3, "reached": 0.2, "watchdog": 0.5, "enter": 1.0, "hand_down": "lift"}
+def test_all_of_it_together_drives_to_the_goal(depth: int, hand_down: str) -> None:
+    upper = {"reached": 0.2, "watchdog": 0.5, "enter": 1.0, "hand_down": hand_down}
+    if hand_down == "lift":
+        upper["options"] = 3
     configs = [PlannerConfig(4, 2, OPTIMIZER), PlannerConfig(3, 12, OPTIMIZER, **upper)]
     configs = [*configs, PlannerConfig(3, 16, OPTIMIZER, **upper)][:depth]
     planner = build(LEVELS, configs)
@@ -575,6 +581,46 @@ def test_the_level_below_can_be_judged_by_the_subgoal_itself() -> None:
     assert near.direct.tolist() == [True]
     assert near.below.goals[0]["z"].tolist() == [[0.5, 0.5]]
     assert near.below.goals[0]["above"]["z"].tolist() == [[0.25, 0.25]]
+
+
+@pytest.mark.parametrize(
+    ("goal", "first"),
+    [([0.0, 0.4], [0, 1]), ([0.4, 1.2], [1, 0])],
+    ids=["the goal, which the plan above passes by", "the subgoal, since the goal is out of reach"],
+)
+def test_the_level_below_makes_for_the_subgoal_or_the_goal(
+    goal: list[float], first: list[float]
+) -> None:
+    passes = DistanceCost(apart, minimum=1.0)
+    below = Planner(LEVELS[0], CEM(OPTIMIZER), passes, PlannerConfig(4, 4))
+    aside = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]])
+    config = PlannerConfig(4, 16, hand_down="either")
+    planner = Planner(LEVELS[1], Fixed(aside), passes, config, below)
+    found = plan(planner, at([0.0, 0.0]), at(goal)).below
+    assert found is not None
+    asked = found.goals[0]
+    assert asked["z"].tolist() == [pytest.approx([0.4, 0.0])]
+    assert asked["instead"]["z"].tolist() == [pytest.approx(goal)]
+    nearest = apart(at([0.4, 0.0], [0.4, 0.4], [0.4, 0.8], [0.4, 1.2]), at(goal)).amin()
+    assert asked["promise"].tolist() == [pytest.approx(MISTRUST * nearest.item(), abs=1e-6)]
+    assert found.actions[0].mean(0).tolist() == [pytest.approx(x, abs=0.2) for x in first]
+
+
+def test_what_may_be_made_for_instead_is_handed_on() -> None:
+    configs = [PlannerConfig(4, 4), *[PlannerConfig(2, 32, hand_down="either")] * 2]
+    planner = build(LEVELS, configs)
+    found = planner.plan((at([0.0, 0.0]),) * 3, (at([5.0, -5.0]),) * 3, 0, rng())
+    assert found.below is not None
+    assert found.below.below is not None
+    middle, low = found.below.goals[1], found.below.below.goals[0]
+    assert middle["instead"]["z"].tolist() == low["instead"]["z"].tolist() == [[5, -5]]
+    assert not torch.equal(middle["z"], low["z"])
+    # One that does not offer it hands down its subgoal alone.
+    planner = build(LEVELS, [configs[0], PlannerConfig(2, 32), configs[2]])
+    found = planner.plan((at([0.0, 0.0]),) * 3, (at([5.0, -5.0]),) * 3, 0, rng())
+    assert found.below is not None
+    assert found.below.below is not None
+    assert found.below.below.goals[0].keys() == {"z", "dz"}
 
 
 # ---------------------------------------------------------------------------- warm start

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from echelon.models import predictors
+from echelon.models import linear, predictors
 from echelon.models.encoders import PatchEncoder
+from echelon.models.linear import Linear
 from echelon.models.predictors import ResidualMLP
 from echelon.models.spatial import ConvEncoder, ConvPredictor
 from echelon.models.transformer import CausalTransformer
+from echelon.planning.ledger import flop_counter
 from echelon.types import EchelonError
 
 S, A = 6, 2
@@ -283,3 +285,37 @@ def test_sizes_that_do_not_fit() -> None:
         CausalTransformer(S, A, 10, 1, 4, 2)
     with pytest.raises(EchelonError, match="history 0"):
         CausalTransformer(S, A, 8, 1, 2, 0)
+
+
+@pytest.mark.parametrize("shape", [(200, 8), (3, 70, 8), (2, 8), (8,)])
+def test_a_linear_layer_is_as_pytorchs_whoever_multiplies(shape: tuple[int, ...]) -> None:
+    ours = Linear(8, 5)
+    x, g = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 5)
+    wanted = nn.functional.linear(x, ours.weight, ours.bias)
+    with flop_counter() as counter:
+        found = ours(x)
+    assert counter.get_total_flops() == 2 * x[..., 0].numel() * 8 * 5
+    torch.testing.assert_close(found, wanted)
+    of = (x, ours.weight, ours.bias)
+    grads = torch.autograd.grad(found, of, g)
+    torch.testing.assert_close(grads, torch.autograd.grad(wanted, of, g), rtol=1e-4, atol=1e-5)
+    assert all(grad.layout == torch.strided for grad in grads)
+
+
+def test_what_onednn_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype] = []
+    to_mkldnn = Tensor.to_mkldnn
+
+    def noted(x: Tensor) -> Tensor:
+        asked.append(x.dtype)
+        return to_mkldnn(x)
+
+    monkeypatch.setattr(Tensor, "to_mkldnn", noted)
+    layer, x = Linear(8, 5), torch.randn(linear.FEWEST, 8)
+    layer(x[1:])
+    with torch.autocast("cpu"):
+        layer(x)
+    layer.double()(x.double())
+    assert not asked
+    layer.float()(x)
+    assert asked == [torch.float32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -37,17 +36,16 @@ AHEAD = 60
 def passing(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """Where a goal is a moment that others follow: searches at every level for a plan that comes as
     near to it as can be, and may go on. What levels above recall is tried as it is: varied, it leaves
-    what they know.
+    what they know; and level 0, which sees more exactly, makes for the goal itself where it can.
     """
     if model.recall:
         search = NEAREST.optimizer
         above = replace(search, iterations=1, residual=0.0)
     else:
         search = above = replace(NEAREST.optimizer, proposal="gaussian")
+    fine = replace(NEAREST, optimizer=search)
+    coarse = replace(NEAREST, replan=5, optimizer=above, hand_down="either")
     durations = model.durations[1:]
-    late = math.ceil(1.5 * durations[0]) if durations else NEAREST.horizon
-    fine = replace(NEAREST, horizon=min(NEAREST.horizon, late), optimizer=search)
-    coarse = replace(NEAREST, replan=5, optimizer=above)
     return (fine, *(replace(coarse, horizon=max(1, AHEAD // each)) for each in durations))
 
 

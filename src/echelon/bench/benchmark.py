@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from echelon import checkpoint
 from echelon.bench.jobs import Jobs, side_by_side
+from echelon.bench.larger import larger
 from echelon.bench.manifests import keep_to
 from echelon.config import ModelConfig, TrainConfig
 from echelon.data.episodes import Episodes
@@ -32,6 +33,7 @@ from echelon.trainer import Trainer
 from echelon.truth import MazeTruth
 from echelon.types import EchelonError
 
+Preset: TypeAlias = Literal["cpu", "gpu"]
 SECONDS = "seconds.json"
 PARTS = ("collect", "train", "judge")
 SAME = "control:flat-same-cost"
@@ -67,7 +69,7 @@ class Benchmark:
     """what splits tell apart"""
     published: Published
     collection: Any
-    """options of `collect`, a frozen dataclass with a `seed`"""
+    """options of `collect`, a frozen dataclass with `seed` and `episodes`"""
     collect: Callable[[Any, Path, Progress], None]
     """writes a file of episodes"""
     model: ModelConfig
@@ -98,6 +100,8 @@ class Run:
     """of each split"""
     jobs: Jobs = 1
     """seeds, and then methods, at a time"""
+    preset: Preset = "cpu"
+    """sizes for two cores, or for a GPU; see `larger`"""
     runs: Path = Path("runs/bench")
     """a folder for each benchmark, and in it one for each seed"""
     out: Path = Path("results")
@@ -107,12 +111,21 @@ class Run:
     """the benchmark's page there is brought up to date"""
 
     def __call__(self) -> None:
-        run(self.benchmark, self, Progress())
+        if self.preset == "gpu" and device() == "cpu":
+            raise EchelonError(
+                "preset: 'gpu' takes days without one, and PyTorch sees none here; use --preset cpu"
+            )
+        run(self.task, self, Progress())
+
+    @property
+    def task(self) -> Benchmark:
+        """The benchmark at its preset's size."""
+        return larger(self.benchmark) if self.preset == "gpu" else self.benchmark
 
     @property
     def shows(self) -> Page:
-        """The benchmark's page."""
-        mine, name = self.benchmark, self.benchmark.name
+        """The benchmark's page, on which each preset has a section."""
+        mine, name = self.task, self.task.name
 
         def table(out: Path) -> str:
             return _table(mine, out)
@@ -122,7 +135,8 @@ class Run:
                 records, splits = load(out / "records.json"), tuple(mine.budgets)
                 published_picture(records, mine.published, splits, mine.unit, path)
 
-        return Page(self.docs / f"{name}.md", self.out / name, {name: table}, picture)
+        page, drawn = self.docs / f"{self.benchmark.name}.md", self.preset == "cpu"
+        return Page(page, self.out / name, {name: table}, picture if drawn else None)
 
 
 def run(mine: Benchmark, asked: Run, progress: Progress) -> None:

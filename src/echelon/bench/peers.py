@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils.flop_counter import FlopCounterMode
 
 from echelon import __version__
 from echelon.bench.peer_planners import Entry, Goals, Plan, Size, Task, present
@@ -28,6 +27,7 @@ from echelon.demo import device
 from echelon.evaluation import command, commit
 from echelon.files import read_json, write_json
 from echelon.models.hierarchy import Hierarchy, Level
+from echelon.planning.ledger import flop_counter
 from echelon.progress import Progress
 from echelon.report import Page
 from echelon.report.compare import number
@@ -206,7 +206,7 @@ def counted(level: Level, plan: Plan) -> tuple[int, int]:
 
     handle = register_module_forward_pre_hook(count)
     try:
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             plan(0)
     finally:
         handle.remove()

@@ -28,7 +28,7 @@ from echelon.presets import NEAREST, planner_for
 HELD_OUT = 0.1
 """share of the episodes that no model is trained on; trials are from half of those"""
 CANDIDATES = NEAREST.optimizer.candidates
-MATCHED = 476
+MATCHED = 373
 """width that gives one level about the parameters of both"""
 
 
@@ -89,7 +89,7 @@ _FINE = LevelConfig(
     difference_scale=8.0,
     loss=_LOSS,
 )
-_ABOVE = replace(_FINE, latent="shared", stride=10, macro="concat", width=384, rollout=3)
+_ABOVE = replace(_FINE, latent="shared", stride=5, macro="concat", rollout=4)
 _MODEL = ModelConfig((_FINE, _ABOVE), EncoderConfig(kind="things"), recall=131072)
 _STAGES = (
     StageConfig((0,), 6000, 2048, window=1, learning_rate=2e-3),
@@ -100,7 +100,7 @@ _UPPER = StageConfig((1,), 8000, 512, learning_rate=2e-3)
 _TRAIN = TrainConfig(stages=_STAGES, ema=0.0, held_out=HELD_OUT, num_threads=1)
 _THIRD = replace(_ABOVE, stride=3, rollout=2)
 _FOURTH = replace(_ABOVE, stride=2, rollout=1)
-_OWN = LevelConfig(latent_dim=16, stride=10, macro="concat", rollout=3)
+_OWN = LevelConfig(latent_dim=16, stride=5, macro="concat", rollout=4)
 
 
 def _only(level: int) -> TrainConfig:

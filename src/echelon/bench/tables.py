@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from echelon.bench.ablation import Ablation
@@ -19,15 +19,16 @@ from echelon.report import Page
 from echelon.report.planning import far_goals
 from echelon.report.published import overview
 
-BENCHMARKS = (DiverseMaze(), FourRoomDistractors(), PushTBench(), CubeBench())
+TASKS = (DiverseMaze(), FourRoomDistractors(), PushTBench(), CubeBench())
+BENCHMARKS = (*TASKS, *(replace(task, preset="gpu") for task in TASKS))
 
 
 def overview_of(results: Path) -> str:
     """All published tasks that have records, in one table."""
     found = {
-        run.benchmark.title: (load(path), run.benchmark.published)
+        run.task.title: (load(path), run.task.published)
         for run in BENCHMARKS
-        if (path := results / run.benchmark.name / "records.json").exists()
+        if (path := results / run.task.name / "records.json").exists()
     }
     return overview(found) if found else ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import tyro
@@ -14,11 +15,12 @@ from echelon.types import EchelonError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; 0, or 2 for a user's mistake, or 130 for Ctrl-C."""
+    """Entry point; 0, or 2 for a user's mistake, or 130 for Ctrl-C, or being asked to terminate."""
     from echelon.bench import Bench
 
     commands = (Demo, Collect, Train, Evaluate, Plan, Decoder, Report, Scales, Inspect, Bench)
     subcommands = {command.__name__.lower(): command for command in commands}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             subcommands, args=arguments, prog="echelon", description=__doc__
@@ -34,4 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nechelon: stopped; the same command goes on from what it kept", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0

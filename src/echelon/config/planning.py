@@ -99,9 +99,10 @@ class PlannerConfig:
     """weight of how far actions lie outside what the data holds, in the cost; 0 leaves it out"""
     doubt: float = 0.0
     """weight of how far the level's predictors disagree along a plan, in the cost; needs an ensemble"""
-    hand_down: Literal["nearest", "lift"] = "nearest"
-    """what the level below is judged by: the known state of its own that is nearest to the subgoal,
-    or the subgoal itself, by this level's cost, to which its states are lifted"""
+    hand_down: Literal["nearest", "lift", "either"] = "nearest"
+    """what the level below is judged by: the known state of its own that is nearest to the subgoal; the
+    subgoal itself, by this level's cost, to which its states are lifted; or either that nearest state
+    or the goal, where it comes nearer to that by itself than this level's plan would"""
     options: int = 1
     """best plans whose first subgoals are tried on the level below before one is taken; 1 tries none"""
     reach: float = 0.5
@@ -139,6 +140,11 @@ class PlannerConfig:
             raise EchelonError(
                 f"options: {self.options} must be between 1 and candidates "
                 f"({self.optimizer.candidates})"
+            )
+        if self.options > 1 and self.hand_down == "either":
+            raise EchelonError(
+                "options: a level below that may make for the goal instead need not reach a subgoal; "
+                "use 1, or another hand_down"
             )
         watchdog = self.watchdog or 0
         if min(self.support, self.doubt, self.reach, self.reached, self.enter, watchdog) < 0:

@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from echelon.models.linear import Linear
+
 ROWS = 800
 """predicted at a time by each thread of a processor, whose caches then hold the hidden units"""
 
@@ -21,8 +23,8 @@ def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     sizes = [inputs] + [width] * depth
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.SiLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+        layers += [Linear(before, after), nn.SiLU()]
+    return nn.Sequential(*layers, Linear(sizes[-1], outputs))
 
 
 class WithMemory(nn.Module):

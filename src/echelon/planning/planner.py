@@ -23,6 +23,7 @@ from echelon.config import PlannerConfig
 from echelon.planning.clocks import tick
 from echelon.planning.compiled import LONGEST, Compiled
 from echelon.planning.costs import cost_of
+from echelon.planning.instead import PARTS, either, judged, offers, plain, promised
 from echelon.planning.optimizers import optimizer_of
 from echelon.planning.prices import Prices, charged, spent_on
 from echelon.planning.reach import Search, choose
@@ -135,7 +136,8 @@ class Planner:
         if self.below is None:
             return plan
         subgoals = self._subgoals(plan, changed)
-        plan = charged(plan, looks + changed * self.prices.lower(states[-1]))
+        handed = self.prices.lower(states[-1]) + self.prices.promise(states[-1], goals)
+        plan = charged(plan, looks + changed * handed)
         below = self.below.plan(
             states[:-1], subgoals, now, generator, plan.below, changed, effort, stop
         )
@@ -265,7 +267,11 @@ class Planner:
     ) -> Tensor:
         """``[B, count, horizon, A]`` actions of this level, as it sees what level 0 once did."""
         if self.below is None:
-            return self.level.recall(states[0], goals[0], count, horizon)
+            goal = goals[0]
+            wanted = [goal, goal["instead"]] if offers(goal) else [goal]
+            each = -(-count // len(wanted))
+            found = [self.level.recall(states[0], goal, each, horizon) for goal in wanted]
+            return torch.stack(found, 2).flatten(1, 2)[:, :count]
         done = self.below.recall(states[:-1], goals[:-1], count, horizon * self.level.stride)
         return self.level.encode_action(done.unflatten(2, (horizon, self.level.stride)))
 
@@ -275,7 +281,7 @@ class Planner:
 
     def evaluate(self, state: State, goal: State, actions: Tensor) -> Tensor:
         """``state [B, ...], goal [B, ...], actions [B, K, H, A] -> [B, K]``: what is minimised."""
-        cost = self.cost(self.roll_out(state, actions), goal)
+        cost = judged(self.cost, self.roll_out(state, actions), goal)
         if self._support is not None:
             cost = cost + self.config.support * self._support(actions)
         return cost
@@ -324,12 +330,17 @@ class Planner:
         def nearer(known: Tensor, new: Tensor) -> Tensor:
             return torch.where(plan.direct.reshape(-1, *[1] * (new.ndim - 1)), known, new)
 
-        return tuple(
-            tree_map(nearer, known, new)
-            for known, new in zip(
-                self.known(plan.goals), self.lower(tree_at(plan.states, plan.aim)), strict=True
-            )
-        )
+        known, new = self.known(plan.goals), self.lower(tree_at(plan.states, plan.aim))
+        if self.config.hand_down == "either":
+            known, new = either(known, new, self.promise(plan.states, plan.goals))
+        else:
+            known = tuple(plain(goal) for goal in known)
+        return tuple(tree_map(nearer, *pair) for pair in zip(known, new, strict=True))
+
+    def promise(self, way: State, goals: tuple[State, ...]) -> Tensor:
+        """``[B]`` how near states ``[B, H, ...]`` come to the goal, as the level below measures it."""
+        assert self.below is not None
+        return promised(self.below.cost, self.level.lower(way), goals[-2])
 
     def lower(self, subgoal: State) -> tuple[State, ...]:
         """A state of this level ``[B, ...]`` as the goal of each level below, level 0 first."""
@@ -351,9 +362,9 @@ class Planner:
         """What the level below is asked for: a state of its own, with that of this level beside it
         where it is judged by that.
         """
-        if self.config.hand_down == "nearest":
+        if self.config.hand_down != "lift":
             return lowered
-        said = {part: goal[part] for part in goal if part not in ("above", "field")}
+        said = {part: goal[part] for part in goal if part not in ("above", "field", *PARTS)}
         return lowered | {"above": said}
 
 

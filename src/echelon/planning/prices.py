@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from echelon.planning.instead import either, offers
 from echelon.planning.ledger import Meter
 from echelon.types import Plan, Spent, State, tree_map
 
@@ -30,8 +31,9 @@ class Prices:
         """
         planner, (kept, horizon) = self._planner, actions.shape[1:3]
         here, there, one = tree_map(lambda x: x[:1], (state, goal, actions[:, :1]))
+        what = "evaluate either" if offers(goal) else "evaluate"
         first, second = (
-            self._meter(f"evaluate {k}", planner.evaluate, here, there, one.expand(-1, k, -1, -1))
+            self._meter(f"{what} {k}", planner.evaluate, here, there, one.expand(-1, k, -1, -1))
             for k in (1, 2)
         )
         fixed, each = 2 * first - second, second - first
@@ -48,7 +50,8 @@ class Prices:
             return 0
         here, there = tree_map(lambda x: x[:1], (states, goals))
         count = config.optimizer.candidates
-        return self._meter("recall", planner.recall, here, there, count, config.horizon)
+        what = "recall either" if offers(goals[0]) else "recall"
+        return self._meter(what, planner.recall, here, there, count, config.horizon)
 
     def way(self, state: State, actions: Tensor) -> int:
         """Of one rollout."""
@@ -75,6 +78,15 @@ class Prices:
         """To hand a state down, through all levels below."""
         return self._meter("lower", self._planner.lower, tree_map(lambda x: x[:1], subgoal))
 
+    def promise(self, state: State, goals: tuple[State, ...]) -> int:
+        """To see how near a plan comes, where the level below may make for the goal instead."""
+        planner = self._planner
+        if planner.config.hand_down != "either":
+            return 0
+        horizon = planner.config.horizon
+        way = tree_map(lambda x: x[:1, None].expand(-1, horizon, *x.shape[1:]), state)
+        return self._meter("promise", planner.promise, way, tree_map(lambda x: x[:1], goals))
+
     def watch(self, state: State) -> int:
         """To see how a plan is followed."""
         planner = self._planner
@@ -98,12 +110,14 @@ class Prices:
         if below is None:
             return macs
         known = planner.known(goals)
-        macs += self.watch(states[-1]) + self.lower(states[-1])
+        macs += self.watch(states[-1]) + self.lower(states[-1]) + self.promise(states[-1], goals)
         if config.enter or config.trust:
             macs += self.distance(states[-1], goals[-1])
         if config.options > 1:
             once = below.prices._whole_search(states[:-1], known, effort, 1)
             macs += config.options * (once + self.attempt(states[-2], known[-1], states[-1]))
+        if config.hand_down == "either":
+            known, _ = either(known, known, known[-1]["z"].new_zeros(len(known[-1]["z"])))
         return macs + below.prices.call(states[:-1], known, effort)
 
     def _whole_search(
