@@ -269,7 +269,7 @@ def clocked(path: Path, part: str) -> Generator[None]:
         yield
     finally:
         took = time.monotonic() - start
-        with alone(path.with_suffix("")):
+        with alone(path.parent / f".{path.stem}"):
             known = dict[str, float](read_json(path) if path.exists() else {})
             write_json(path, known | {part: round(known.get(part, 0) + took, 1)})
 

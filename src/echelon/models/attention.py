@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from echelon.models.linear import Linear
+
 
 def rotate(x: Tensor, positions: Tensor, longest: float = 100.0) -> Tensor:
     """Rotary position embedding (RoFormer, arXiv 2104.09864, eq. 34).
@@ -30,8 +32,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.inward = nn.Linear(width, 3 * width)
-        self.outward = nn.Linear(width, width)
+        self.inward = Linear(width, 3 * width)
+        self.outward = Linear(width, width)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
         """positions: [..., N, P]; mask: [..., N, N], True where a row may look at a column."""
@@ -56,12 +58,10 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, elementwise_affine=plain)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=plain)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-        self.modulation: nn.Linear | None = None
+        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
+        self.modulation: Linear | None = None
         if condition:
-            self.modulation = nn.Linear(condition, 6 * width)
+            self.modulation = Linear(condition, 6 * width)
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from echelon.models.linear import Linear
+
 
 class PatchEncoder(nn.Module):
     """One frame ``[..., H, W, 3] uint8 -> [..., D]``; the frames of a clip are encoded one by one.
@@ -25,14 +27,14 @@ class PatchEncoder(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.full((image_size, image_size, 3), 127.5))
         self.register_buffer("scale", torch.tensor(1 / 127.5))
-        self.patches = nn.Linear(3 * self.PATCH**2, channels)
+        self.patches = Linear(3 * self.PATCH**2, channels)
         cells = (image_size // self.PATCH) ** 2
         self.readout = nn.Sequential(
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(channels * cells, self.HIDDEN),
+            Linear(channels * cells, self.HIDDEN),
             nn.ReLU(),
-            nn.Linear(self.HIDDEN, latent_dim),
+            Linear(self.HIDDEN, latent_dim),
         )
 
     def forward(self, frames: Tensor) -> Tensor:

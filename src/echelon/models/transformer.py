@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from echelon.models.attention import Block
+from echelon.models.linear import Linear
 from echelon.models.predictors import WithMemory
 from echelon.types import EchelonError
 
@@ -32,13 +33,13 @@ class CausalTransformer(WithMemory):
             raise EchelonError(f"history {history}: the present is one step; use at least 1")
         self.sizes = (state_dim, action_dim, 1)
         self.history = history
-        self.linear = nn.Linear(state_dim + action_dim, state_dim)
+        self.linear = Linear(state_dim + action_dim, state_dim)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        self.embed = nn.Linear(state_dim, width)
-        self.condition = nn.Sequential(nn.Linear(action_dim, width), nn.SiLU())
+        self.embed = Linear(state_dim, width)
+        self.condition = nn.Sequential(Linear(action_dim, width), nn.SiLU())
         self.blocks = nn.ModuleList(Block(width, heads, condition=width) for _ in range(depth))
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, state_dim))
+        self.head = nn.Sequential(nn.LayerNorm(width), Linear(width, state_dim))
 
     def empty(self, x: Tensor) -> Tensor:
         """``x [..., S] -> past``, in which nothing is remembered."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from echelon.models.attention import Block
+from echelon.models.linear import Linear
 from echelon.types import EchelonError
 
 AXES = 3
@@ -81,16 +82,16 @@ class TubeletEncoder(nn.Module):
         """values in a tubelet"""
         self.register_buffer("mean", torch.full((image_size, image_size, 3), 127.5))
         self.register_buffer("scale", torch.tensor(1 / 127.5))
-        self.embed = nn.Linear(self.pixels, width)
+        self.embed = Linear(self.pixels, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Sequential(
-            nn.Linear(width, self.NARROW),
+            Linear(width, self.NARROW),
             nn.ReLU(),
             nn.Flatten(-2),
-            nn.Linear(self.NARROW * self.grid**2, self.HIDDEN),
+            Linear(self.NARROW * self.grid**2, self.HIDDEN),
             nn.ReLU(),
-            nn.Linear(self.HIDDEN, latent_dim),
+            Linear(self.HIDDEN, latent_dim),
         )
 
     def forward(self, clips: Tensor) -> Tensor:
