@@ -201,7 +201,8 @@ class Level(nn.Module):
         self.known: Recall | None = None
         if index == 0 and model.recall:
             things = model.encoder.things if model.faces else 0
-            self.known = Recall(model.recall, config.latent_dim, self.action_dim, things)
+            size = config.latent_dim
+            self.known = Recall(model.recall, size, self.action_dim, things, proprio_dim)
         for name in ("before", "after"):
             self.register_buffer(name, torch.zeros(NEIGHBOURS, config.latent_dim))
         if index and config.latent == "own":
