@@ -16,6 +16,7 @@ from tiny import model_config
 
 from echelon.agent import Agent
 from echelon.cli import main
+from echelon.config import LevelConfig, ModelConfig
 from echelon.data.episodes import Episodes
 from echelon.envs import ant_maze, layouts
 from echelon.envs.ant_maze import (
@@ -48,6 +49,7 @@ from echelon.envs.ant_views import (
 from echelon.envs.walking import AntMazeCollect, Walker, collect, heading, upright
 from echelon.evaluation import Method, run_trials, traces
 from echelon.models.hierarchy import Hierarchy
+from echelon.models.recall import Recall
 from echelon.models.scene import HALF
 from echelon.models.things import ThingsEncoder
 from echelon.presets import planner_for
@@ -448,3 +450,28 @@ def test_methods_can_be_judged_by_them_and_shown() -> None:
 def test_no_trials_measure_nothing() -> None:
     with pytest.raises(EchelonError, match="nothing"):
         make_trials(0, 0, "test")
+
+
+# --- models that are told what a body senses ------------------------------------------------------
+
+
+def test_levels_that_share_a_latent_know_what_is_sensed() -> None:
+    fine = LevelConfig(latent_dim=4)
+    shared = replace(fine, latent="shared", stride=2, macro="concat")
+    own = LevelConfig(latent_dim=6, stride=2, macro="concat")
+    model = Hierarchy(ModelConfig((fine, shared, own), proprio="proprio", bank_size=8), 8, 27)
+    assert [level.parts for level in model.levels] == [("z", "dz", "p")] * 2 + [("z", "dz")]
+
+
+def test_what_is_recalled_began_in_such_a_posture() -> None:
+    """Two walks from one place to another, each in a posture of its own."""
+    recall = Recall(20, 4, 8, proprio_dim=27)
+    posture = torch.randn(2, 27).repeat_interleave(10, 0)
+    z = torch.arange(10.0).repeat(2)[:, None].expand(-1, 4)
+    actions = torch.arange(20.0)[:, None].expand(-1, 8)
+    left = torch.arange(9, -1, -1).repeat(2)
+    recall.fit({"z": z, "dz": torch.zeros(20, 4), "p": posture}, actions, left)
+    for first in (0, 10):
+        now = {"z": z[:1], "dz": torch.zeros(1, 4), "p": posture[first][None]}
+        (found,) = recall(now, {"z": z[5:6]}, 1, 5)[0]
+        assert torch.equal(found, actions[first : first + 5])
