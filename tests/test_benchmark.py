@@ -14,6 +14,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from echelon import cli, experiment
+from echelon.bench.ant_maze import AntMazeBench
 from echelon.bench.benchmark import Benchmark, Run, run
 from echelon.bench.cube import CUBE, CubeBench
 from echelon.bench.diverse_maze import DIVERSE_MAZE, DiverseMaze, held_out_layouts
@@ -32,7 +33,7 @@ from echelon.report import read_section
 from echelon.types import EchelonError
 
 COLLECTION: CollectConfig = DIVERSE_MAZE.collection
-ALL = (DiverseMaze, FourRoomDistractors, PushTBench, CubeBench)
+ALL = (DiverseMaze, FourRoomDistractors, PushTBench, CubeBench, AntMazeBench)
 
 
 def tiny(mine: Benchmark) -> Benchmark:

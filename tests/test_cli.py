@@ -134,6 +134,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("collect", "four-room"), "of the expert's actions"),
         (("collect", "push-t"), "of an action that pushes"),
         (("collect", "cube"), "share of episodes by the oracle"),
+        (("collect", "ant-maze"), "steps in one direction"),
         (("train",), "hidden units of the predictor"),
         (("evaluate",), "level 0 first"),
         (("plan",), "PNG of the goal"),

@@ -241,8 +241,8 @@ def test_the_ledger_is_the_sum_over_steps_that_were_needed(
     spent: list[tuple[int, int, int]] = []
     real = Agent.act
 
-    def noting(agent: Agent, observation: Any) -> Any:
-        actions = real(agent, observation)
+    def noting(agent: Agent, observation: Any, proprio: None) -> Any:
+        actions = real(agent, observation, proprio)
         assert len(set(agent.spent.calls.tolist())) == 1
         calls, macs = int(agent.spent.calls[0]), int(agent.spent.macs[0])
         spent.append((len(observation), calls, macs))

@@ -89,9 +89,11 @@ def run_trials(
         np.zeros(count, bool), np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
     )
     observations, goals = [], []
+    sensed: list[Array | None] = []
     for env, trial in zip(envs, trials, strict=True):
         image, info = env.reset(seed=trial.seed, options=dict(trial.options))
         observations.append(image)
+        sensed.append(info.get("proprio"))
         goals.append(info["goal"])
         out.paths.append([_place(info)])
         out.subgoals.append([])
@@ -106,7 +108,7 @@ def run_trials(
             if guide:
                 actor.aim(*guide.news(active))
             began = time.perf_counter()
-            actions = actor.act(np.stack(observations))
+            actions = actor.act(np.stack(observations), sensed)
             out.seconds += time.perf_counter() - began
             out.calls[active] += actor.calls
             out.macs[active] += actor.macs
@@ -118,7 +120,7 @@ def run_trials(
                         {"step": step, "places": places.tolist(), "active": subgoal.tolist()}
                     )
             kept: list[int] = []
-            observations = []
+            observations, sensed = [], []
             for row, index in enumerate(map(int, active)):
                 image, _, _, _, info = envs[index].step(actions[row])
                 out.paths[index].append(_place(info))
@@ -126,6 +128,7 @@ def run_trials(
                 if not info["success"]:
                     kept.append(row)
                     observations.append(image)
+                    sensed.append(info.get("proprio"))
             advance(None)
             if not kept:
                 break
@@ -179,12 +182,15 @@ class _Actor:
         if self._agent and len(rows):
             self._agent.aim(goals, rows)
 
-    def act(self, observations: Array) -> Array:
+    def act(self, observations: Array, sensed: Sequence[Array | None]) -> Array:
+        """sensed: of each environment what its model was told beside images, where it was."""
         if self._agent is None:
             prior = self._model.levels[0].prior
             low, high = prior.low.cpu().numpy(), prior.high.cpu().numpy()
             return self._rng.uniform(low, high, (len(observations), len(low)))
-        actions = self._agent.act(observations)
+        told = [values for values in sensed if values is not None]
+        proprio = np.stack(told) if told and self._model.proprio_dim else None
+        actions = self._agent.act(observations, proprio)
         spent = self._agent.spent
         self.calls, self.macs = spent.calls.cpu().numpy(), spent.macs.cpu().numpy()
         return actions

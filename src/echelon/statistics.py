@@ -278,7 +278,11 @@ def _fit_recall(model: Hierarchy, episodes: Episodes, ids: Ids, seed: int) -> No
     changed = level.lift.scale * (z - z.roll(1, 0))
     changed[torch.from_numpy(first).to(z.device)] = 0
     actions = torch.from_numpy(np.nan_to_num(episodes.actions[rows])).to(z)
-    level.known.fit({"z": z, "dz": changed}, actions, torch.from_numpy(left).to(z.device))
+    state = {"z": z, "dz": changed}
+    if column := model.config.proprio:
+        sensed = torch.from_numpy(episodes.column(column)[rows].astype(np.float32)).to(z)
+        state["p"] = (sensed - level.lift.proprio_mean) / level.lift.proprio_std
+    level.known.fit(state, actions, torch.from_numpy(left).to(z.device))
 
 
 def covariance(samples: Tensor) -> Tensor:

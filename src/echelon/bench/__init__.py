@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from echelon.bench.ablation import Ablation
+from echelon.bench.ant_maze import AntMazeBench
 from echelon.bench.collapse import Collapse
 from echelon.bench.compare import Compare, Readme
 from echelon.bench.cube import CubeBench
@@ -42,6 +43,7 @@ class Bench:
             | Annotated[FourRoomDistractors, tyro.conf.subcommand("four-room")]
             | Annotated[PushTBench, tyro.conf.subcommand("push-t")]
             | Annotated[CubeBench, tyro.conf.subcommand("cube")]
+            | Annotated[AntMazeBench, tyro.conf.subcommand("ant-maze")]
             | Annotated[Collapse, tyro.conf.subcommand("collapse")]
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Peers, tyro.conf.subcommand("peers")]

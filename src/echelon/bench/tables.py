@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from echelon.bench.ablation import Ablation
+from echelon.bench.ant_maze import AntMazeBench
 from echelon.bench.compare import Compare
 from echelon.bench.cube import CubeBench
 from echelon.bench.diverse_maze import DiverseMaze
@@ -19,7 +20,7 @@ from echelon.report import Page
 from echelon.report.planning import far_goals
 from echelon.report.published import overview
 
-TASKS = (DiverseMaze(), FourRoomDistractors(), PushTBench(), CubeBench())
+TASKS = (DiverseMaze(), FourRoomDistractors(), PushTBench(), CubeBench(), AntMazeBench())
 BENCHMARKS = (*TASKS, *(replace(task, preset="gpu") for task in TASKS))
 
 

@@ -14,10 +14,11 @@ from echelon import schema
 from echelon.cli.options import Flat, Positional, refuse_existing
 from echelon.collect import CollectConfig, collect
 from echelon.config import ModelConfig, to_dict
-from echelon.envs import four_room, grasping, pushing
+from echelon.envs import four_room, grasping, pushing, walking
 from echelon.envs.four_room import FourRoomCollect
 from echelon.envs.grasping import CubeCollect
 from echelon.envs.pushing import PushTCollect
+from echelon.envs.walking import AntMazeCollect
 from echelon.presets import planner_for
 from echelon.progress import Progress
 
@@ -80,6 +81,18 @@ class Cube:
 
 
 @dataclass(frozen=True)
+class AntMaze:
+    """An ant of four legs that walks about a maze (OGBench, MuJoCo)."""
+
+    out: Positional[Path]
+    """HDF5 file to write"""
+    config: Annotated[AntMazeCollect, Flat] = field(default_factory=AntMazeCollect)
+
+    def __call__(self) -> None:
+        _log(walking.collect, self.config, self.out)
+
+
+@dataclass(frozen=True)
 class Collect:
     """Log trajectories in a world of images."""
 
@@ -89,6 +102,7 @@ class Collect:
             | Annotated[FourRoom, tyro.conf.subcommand("four-room")]
             | Annotated[PushT, tyro.conf.subcommand("push-t")]
             | Annotated[Cube, tyro.conf.subcommand("cube")]
+            | Annotated[AntMaze, tyro.conf.subcommand("ant-maze")]
         ]
     ]
 

@@ -281,8 +281,8 @@ class ModelConfig:
     )
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     proprio: str | None = None
-    """column of the episodes that joins the images in level 0's state, such as joint velocities;
-    goals are images alone"""
+    """column of the episodes that joins the images in the state of level 0, and of those that share its
+    latent, such as joint velocities; goals are images alone"""
     image_size: int = 64
     """height and width of the observations, in pixels"""
     bank_size: int = 4096
@@ -351,7 +351,7 @@ class ModelConfig:
                     "keypoints, and latent to shared above level 0"
                 )
             seen = {"relative": self.faces, "pairs": self.encoder.kind == "things"}
-            if level.predictor in seen and not (seen[level.predictor] and self._shared(index)):
+            if level.predictor in seen and not (seen[level.predictor] and self.shares(index)):
                 raise EchelonError(
                     f"levels.{index}.predictor: {level.predictor} needs a thing to look from; set "
                     "encoder.kind to things, latent to shared above level 0, and for relative "
@@ -366,11 +366,11 @@ class ModelConfig:
 
     def is_map(self, index: int) -> bool:
         """Whether the latent of a level is a map of the image."""
-        return self.encoder.kind == "conv" and self._shared(index)
+        return self.encoder.kind == "conv" and self.shares(index)
 
     def has_scene(self, index: int) -> bool:
         """Whether states of a level carry a map of what is around its latent."""
-        return self.encoder.kind == "keypoints" and self._shared(index)
+        return self.encoder.kind == "keypoints" and self.shares(index)
 
     @property
     def faces(self) -> bool:
@@ -383,7 +383,8 @@ class ModelConfig:
         """Whether it is learned where in an image a keypoint is ever seen."""
         return any(level.distance.kind == "paths" for level in self.levels)
 
-    def _shared(self, index: int) -> bool:
+    def shares(self, index: int) -> bool:
+        """Whether the latent of a level is level 0's."""
         return all(level.latent == "shared" for level in self.levels[1 : index + 1])
 
     def window(self, levels: Sequence[int]) -> int:

@@ -117,8 +117,10 @@ def spread_trials(
 
 
 def _cells(split: str) -> tuple[int, int]:
-    """The least and the longest shortest path of a split such as "5-8" or "9+"; any, of other names."""
+    """The least and the longest shortest path of a split such as "3", "5-8" or "9+"; any, of other
+    names.
+    """
     low, _, high = split.removesuffix("+").partition("-")
     if not low.isdigit():
         return 1, ENDLESS
-    return int(low), int(high) if high else ENDLESS
+    return int(low), ENDLESS if split.endswith("+") else int(high or low)

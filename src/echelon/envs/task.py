@@ -65,7 +65,8 @@ class KnowsTheWay(Protocol):
 class Task(Protocol):
     """What trials are held in. An environment observes by images; its `info` has "success" and
     "state", whose first two numbers are the place that pictures show, in (row, column) cells of the
-    layout, unless "place" is, and, after `reset`, "goal", an image.
+    layout, unless "place" is, and, after `reset`, "goal", an image. "proprio", where it is, is what a
+    body senses of itself; a model that was trained with it is told it beside images.
     """
 
     @property

@@ -139,7 +139,7 @@ class SharedLift(nn.Module):
 
     def forward(self, state: LatentState) -> LatentState:
         """``state below [..., D] -> state [..., D]``"""
-        return {part: state[part] for part in ("z", "dz", "scene", "floor") if part in state}
+        return {part: state[part] for part in ("z", "dz", "p", "scene", "floor") if part in state}
 
     def place(self, state: LatentState) -> LatentState:
         """Where a state is."""
@@ -179,12 +179,12 @@ class Level(nn.Module):
         if index == 0:
             kind = ImageLift if foreign is None else ForeignLift
             self.lift: nn.Module = kind(model, proprio_dim, foreign)
-            if proprio_dim:
-                self.parts, self.sizes = ("z", "dz", "p"), [*self.sizes, proprio_dim]
         elif config.latent == "own":
             self.lift = LatentLift(config, model.levels[index - 1])
         else:
             self.lift = SharedLift()
+        if proprio_dim:
+            self.parts, self.sizes = ("z", "dz", "p"), [*self.sizes, proprio_dim]
         self.cells = model.encoder.grid**2 if model.is_map(index) else 1
         self.encode_action, self.action_dim = macro_encoder_of(config, action_below)
         self.predictor = predictor_of(config, sum(self.sizes), self.action_dim, model)
@@ -201,7 +201,8 @@ class Level(nn.Module):
         self.known: Recall | None = None
         if index == 0 and model.recall:
             things = model.encoder.things if model.faces else 0
-            self.known = Recall(model.recall, config.latent_dim, self.action_dim, things)
+            size = config.latent_dim
+            self.known = Recall(model.recall, size, self.action_dim, things, proprio_dim)
         for name in ("before", "after"):
             self.register_buffer(name, torch.zeros(NEIGHBOURS, config.latent_dim))
         if index and config.latent == "own":
@@ -359,7 +360,8 @@ class Hierarchy(nn.Module):
             levels.append(ForeignLevel(config, action_dim, foreign))
         for index in range(len(levels), len(config.levels)):
             action_below = levels[-1].action_dim if levels else action_dim
-            levels.append(Level(index, config, action_below, 0 if index else proprio_dim))
+            senses = proprio_dim if foreign is None and config.shares(index) else 0
+            levels.append(Level(index, config, action_below, senses))
         self._levels = nn.ModuleList(levels)
 
     @property

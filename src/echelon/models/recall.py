@@ -25,6 +25,8 @@ BEGAN = 0.3
 """weight of how a sequence began, beside how near it came to the goal"""
 MOTION = 0.5
 """weight of how things move as it begins, beside where they are"""
+SENSED = 0.5
+"""weight of proprioception as it begins, where states hold it, beside where things are"""
 ROWS = 8
 """states at a time, whose sequences a processor's caches hold"""
 
@@ -45,12 +47,14 @@ class Recall(nn.Module):
     plane: Tensor
     back: Tensor
 
-    def __init__(self, frames: int, latent_dim: int, action_dim: int, things: int = 0) -> None:
+    def __init__(
+        self, frames: int, latent_dim: int, action_dim: int, things: int = 0, proprio_dim: int = 0
+    ) -> None:
         """things: of the latent, where the last one faces somewhere; else 0."""
         super().__init__()
-        self.things = things
+        self.things, self.senses = things, proprio_dim > 0
         self.register_buffer("places", torch.zeros(frames, latent_dim))
-        self.register_buffer("began", torch.zeros(frames, 2 * latent_dim))
+        self.register_buffer("began", torch.zeros(frames, 2 * latent_dim + proprio_dim))
         self.register_buffer("done", torch.zeros(frames, action_dim))
         self.register_buffer("left", torch.full((frames,), -1))
         self.register_buffer("plane", torch.zeros(action_dim, 2))
@@ -118,11 +122,12 @@ class Recall(nn.Module):
         return (moments[..., None] + later).clamp_max(len(self.left) - 1)
 
     def _begun(self, state: State) -> Tensor:
-        """``[..., D] -> [..., 2 D]`` that are alike where sequences begin alike."""
+        """``[..., D] -> [..., 2 D + P]`` that are alike where sequences begin alike."""
         view, motion = self._view(state["z"]), state["dz"]
         if view is not None:
             motion = turned(motion.unflatten(-1, (-1, 2)), view[1], -1).flatten(-2)
-        return torch.cat([self._seen(state["z"], view), MOTION * motion], -1)
+        sensed = [SENSED * state["p"]] if self.senses else []
+        return torch.cat([self._seen(state["z"], view), MOTION * motion, *sensed], -1)
 
     def _view(self, z: Tensor) -> View | None:
         return viewpoint(z, self.things) if self.things else None
