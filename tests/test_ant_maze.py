@@ -44,8 +44,8 @@ from echelon.envs.ant_views import (
     draw,
     legs,
     metres,
-    rotation,
 )
+from echelon.envs.drawing import rotation
 from echelon.envs.walking import AntMazeCollect, Walker, collect, heading, upright
 from echelon.evaluation import Method, run_trials, traces
 from echelon.models.hierarchy import Hierarchy

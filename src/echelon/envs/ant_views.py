@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from echelon.envs.drawing import covered, paint, rotation
 from echelon.envs.layouts import Layout
 from echelon.envs.task import Array, Image
 
@@ -75,8 +75,8 @@ def _draw(states: Array, layout: Layout, size: int) -> Image:
     for leg, colour in enumerate((FRONT, HIND, HIND, FRONT)):
         thigh = _beside(x, y, hips[:, leg], knees[:, leg])
         shin = _beside(x, y, knees[:, leg], feet[:, leg])
-        _paint(patch, np.minimum(thigh, shin) - LEG, pixel, colour)
-    _paint(patch, np.hypot(x[:, None], y[:, :, None]) - TORSO, pixel, BODY)
+        paint(patch, covered(np.minimum(thigh, shin) - LEG, pixel), colour)
+    paint(patch, covered(np.hypot(x[:, None], y[:, :, None]) - TORSO, pixel), BODY)
     images[here] = patch.round()
     return images
 
@@ -106,17 +106,6 @@ def _flat(angle: Array) -> Array:
     return np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], -1)
 
 
-def rotation(turn: Array) -> Array:
-    """``[N, 4] -> [N, 3, 3]`` of quaternions."""
-    w, x, y, z = (turn / np.linalg.norm(turn, axis=1, keepdims=True)).T
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return np.stack([np.stack(row, -1) for row in rows], 1)
-
-
 def _beside(x: Array, y: Array, start: Array, end: Array) -> Array:
     """``[N, H, W]``: how far columns ``[N, W]`` and rows ``[N, H]`` are from a line ``[N, 2]`` to
     ``[N, 2]``.
@@ -127,10 +116,3 @@ def _beside(x: Array, y: Array, start: Array, end: Array) -> Array:
     a, b = along[:, 0, None, None], along[:, 1, None, None]
     share = np.clip((right * a + down * b) / square, 0, 1)
     return np.hypot(right - share * a, down - share * b)
-
-
-def _paint(
-    patch: NDArray[np.float32], outside: Array, pixel: float, colour: tuple[int, ...]
-) -> None:
-    cover = np.clip(0.5 - outside / pixel, 0, 1)[..., None]
-    patch += cover * (np.array(colour, np.float32) - patch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from echelon.envs.drawing import covered, paint, rotation
 from echelon.envs.task import Array, Image
 
 WIDE = 0.88
@@ -56,10 +57,10 @@ def _draw(states: Array, size: int) -> Image:
     front, above = images[:, : size // 2], images[:, size // 2 :]
     some = states.astype(np.float32)
     pinch, apart, place = some[:, PINCH], some[:, APART], some[:, PLACE]
-    edges = _edges(some[:, TURN])
+    edges = rotation(some[:, TURN]) * (SIDE / 2)  # half of them, as columns
 
     def cover(outside: Array) -> Array:
-        return np.clip(0.5 - outside / pixel, 0, 1)
+        return covered(outside, pixel)
 
     def stands(vertical: int, rows: Array) -> Array:
         """How much of the cube is in each pixel of a view, whose rows are x (0) or z (2)."""
@@ -69,28 +70,17 @@ def _draw(states: Array, size: int) -> Image:
     aside = np.abs(across - pinch[:, 1, None])[:, None] - BAR[0]
     for middle, colour in ((PALM, LEFT), (WRIST, RIGHT)):
         off = np.abs(heights - pinch[:, 2, None] - middle)[:, :, None] - BAR[1]
-        _paint(front, cover(np.maximum(aside, off)), colour)
-    _paint(front, stands(2, heights), CUBE)
+        paint(front, cover(np.maximum(aside, off)), colour)
+    paint(front, stands(2, heights), CUBE)
     cube = stands(0, ways)
-    _paint(above, cube, CUBE)
+    paint(above, cube, CUBE)
     length = np.linalg.norm(apart, axis=1, keepdims=True)
     reach = apart * (0.5 + OUTSIDE / np.maximum(length, 1e-6))
     for sign, colour in ((1, LEFT), (-1, RIGHT)):
         x, y = (pinch[:, :2] + sign * reach).T
         away = np.hypot((across - y[:, None])[:, None], (ways - x[:, None])[:, :, None])
-        _paint(above, cover(away - FINGER) * (1 - (1 - THROUGH) * cube), colour)
+        paint(above, cover(away - FINGER) * (1 - (1 - THROUGH) * cube), colour)
     return images.round().astype(np.uint8)
-
-
-def _edges(turn: Array) -> Array:
-    """``[N, 4] -> [N, 3, 3]``: half the cube's edges, as columns."""
-    w, x, y, z = (turn / np.linalg.norm(turn, axis=1, keepdims=True)).T
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return np.stack([np.stack(row, -1) for row in rows], 1) * (SIDE / 2)
 
 
 def _silhouette(right: Array, down: Array, edges: Array) -> Array:
@@ -110,7 +100,3 @@ def _silhouette(right: Array, down: Array, edges: Array) -> Array:
         beyond = np.where(seen[:, None, None], np.abs(off) - half[:, None, None], -np.inf)
         outside = np.maximum(outside, beyond)
     return outside
-
-
-def _paint(view: Array, cover: Array, colour: tuple[int, ...]) -> None:
-    view += cover[..., None] * (np.array(colour, np.float32) - view)
