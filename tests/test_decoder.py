@@ -113,7 +113,8 @@ def test_upper_levels_are_drawn_through_the_nearest_known_latent(
     upper = model.levels[1]
     shown = decoded(fitted[0], model, {0: latent(model, 0.3), 1: upper.bank[:5] + 1e-6})
     assert np.array_equal(shown[0], fitted[0].images(latent(model, 0.3)))
-    assert np.array_equal(shown[1], fitted[0].images(upper.bank_below[:5]))
+    wanted = fitted[0].images(upper.bank_below[:5])  # or of one that is as near, but for rounding
+    assert np.abs(shown[1].astype(int) - wanted).max() <= 4
     three = Hierarchy(model_config(3), 1)
     for level in three.levels[1:]:
         level.bank.normal_()

@@ -23,6 +23,7 @@ from echelon.agent import Agent
 from echelon.config import OptimizerConfig, PlannerConfig
 from echelon.data.episodes import Episodes
 from echelon.data.windows import WindowSampler
+from echelon.models import linear
 from echelon.progress import Progress
 from echelon.trainer import Trainer
 
@@ -209,6 +210,14 @@ class Heard(Progress):
 
 
 Both: TypeAlias = tuple[Trainer, list[float], Flat, list[float]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_onednn() -> Generator[None]:
+    """Whose products differ from PyTorch's in the last bit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "FEWEST", 2**30)
+        yield
 
 
 @pytest.fixture(scope="module")
