@@ -24,7 +24,9 @@ class Linear(nn.Linear):
 
 
 def _suits(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # before its size is asked for, to which code would be bound
+        return False
     plain = x.device.type == "cpu" and x.dtype == torch.float32
     if not plain or x.numel() < FEWEST * x.shape[-1] or not torch.backends.mkldnn.is_available():
         return False
-    return not (torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
+    return not torch.is_autocast_enabled("cpu")
