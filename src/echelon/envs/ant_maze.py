@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from echelon.envs import layouts, mazes
 from echelon.envs.ant_views import DOWN, JOINTS, PLACE, TURN, cells, draw, metres
 from echelon.envs.layouts import Layout
-from echelon.envs.task import Array, Env, Image, Role, Trial
+from echelon.envs.task import Array, Env, Image, Role, Trial, check_action
 from echelon.types import EchelonError
 
 NEAR = 1.0
@@ -102,8 +102,7 @@ class AntMaze(gym.Env[Image, Array]):
 
     def advance(self, action: Array) -> Array:
         """The physics of one step without drawing; returns the state."""
-        if not np.isfinite(action).all():
-            raise EchelonError(f"action: {np.asarray(action).tolist()} is not finite")
+        check_action(action)
         self._state = advance(self._simulation, self._state, action)
         return self.state
 

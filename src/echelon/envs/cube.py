@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from echelon.data.episodes import Episodes
 from echelon.envs.cube_views import LEFTMOST, NEAREST, PLACE, TURN, WIDE, draw
-from echelon.envs.task import Array, Env, Image, Role, Trial
+from echelon.envs.logged import LoggedTrial, of_role
+from echelon.envs.task import Array, Env, Image, Role, Trial, check_action
 from echelon.types import EchelonError
 
 NEAR = 0.04
@@ -98,8 +99,7 @@ class Cube(gym.Env[Image, Array]):
 
     def advance(self, action: Array) -> Array:
         """The physics of one step without drawing; returns the state."""
-        if not np.isfinite(action).all():
-            raise EchelonError(f"action: {np.asarray(action).tolist()} is not finite")
+        check_action(action)
         self._state = advance(self._simulation, self._state, action)
         return self.state
 
@@ -197,20 +197,6 @@ BUDGETS: Mapping[str, int] = {"20": 30, "40": 60}
 """environment steps of a trial; H-JEPA allows 30 for 20 (its config/eval/cube_flat.yaml)"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CubeTrial(Trial):
-    """`start` and `goal` are the cube's places, in cells of an empty layout, for pictures."""
-
-    states: Array
-    """[T, 47] from the start to the goal, as logged"""
-    source: tuple[int, int]
-    """the episode, and the step of it that is the start"""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return {"start": self.states[0], "goal": self.states[-1], "way": self.states}
-
-
 @dataclass(frozen=True)
 class CubeTask:
     """Places that a cube was brought to, some steps later."""
@@ -242,24 +228,20 @@ def grasps(states: Array) -> list[int]:
 
 def make_trials(
     episodes: Episodes, ids: NDArray[np.int64], per_split: int, seed: int, role: Role
-) -> list[CubeTrial]:
+) -> list[LoggedTrial]:
     """Trials of each split, from episodes `ids` that no model was trained on: a state, and the one
     that was reached so many steps later, with the beginning of a grasp halfway.
 
     The cube has to be moved in each: where it is near enough at the start, there is none. An episode,
     and so every moment in it, belongs to one role for good.
     """
-    if episodes.meta.get("env") != Cube.__name__:
-        raise EchelonError(f"{episodes.path}: holds no cube; record it with 'echelon collect cube'")
-    if per_split < 1:
-        raise EchelonError(f"trials: {per_split} measure nothing; use at least 1")
+    mine = of_role(episodes, ids, per_split, role, Cube.__name__, "cube")
     states = episodes.column("state").astype(np.float64)
-    mine = [int(i) for i in ids if _is_test(int(i)) == (role == "test")]
     own = {i: states[episodes.offsets[i] : episodes.offsets[i] + episodes.lengths[i]] for i in mine}
     held = [(i, grasp) for i in mine for grasp in grasps(own[i])]
     rng = np.random.default_rng((seed, role == "test"))
     empty = np.zeros(CELLS, np.int8)
-    trials: list[CubeTrial] = []
+    trials: list[LoggedTrial] = []
     for split in SPLITS:
         steps = int(split)
         starts = [(i, grasp - steps // 2) for i, grasp in held]
@@ -274,10 +256,6 @@ def make_trials(
             episode, t, way = found[number]
             start, goal = _place(way[0]), _place(way[-1])
             trials.append(
-                CubeTrial(split, empty, start, goal, steps, states=way, source=(episode, t))
+                LoggedTrial(split, empty, start, goal, steps, states=way, source=(episode, t))
             )
     return trials
-
-
-def _is_test(episode: int) -> bool:
-    return bool(np.random.default_rng((2026, episode)).random() < 0.5)

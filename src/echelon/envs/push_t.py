@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echelon.data.episodes import Episodes
+from echelon.envs.logged import LoggedTrial, of_role
 from echelon.envs.t_block import (
     BOXES,
     HIGH,
@@ -34,7 +35,7 @@ from echelon.envs.t_block import (
     gap,
     gap_between,
 )
-from echelon.envs.task import Array, Env, Image, Role, Trial
+from echelon.envs.task import Array, Env, Image, Role, Trial, check_action
 from echelon.types import EchelonError
 
 REACH = 100.0
@@ -124,8 +125,7 @@ class PushT(gym.Env[Image, Array]):
 
     def advance(self, action: Array) -> Array:
         """The physics of one step without drawing; returns the state."""
-        if not np.isfinite(action).all():
-            raise EchelonError(f"action: {np.asarray(action).tolist()} is not finite")
+        check_action(action)
         world = self._simulation
         self._build()
         agent, block = world.agent, world.block
@@ -229,20 +229,6 @@ H_JEPA_BUDGET = 90
 """environment steps that H-JEPA allows where the goal is 75 ahead (its config/eval/pusht_flat.yaml)"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PushTTrial(Trial):
-    """`start` and `goal` are the block's places, in cells of an empty layout, for pictures."""
-
-    states: Array
-    """[T, 7] from the start to the goal, as logged"""
-    source: tuple[int, int]
-    """the episode, and the step of it that is the start"""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return {"start": self.states[0], "goal": self.states[-1], "way": self.states}
-
-
 @dataclass(frozen=True)
 class PushTTask:
     """Poses that were pushed to, some steps later."""
@@ -257,7 +243,7 @@ class PushTTask:
 
 def make_trials(
     episodes: Episodes, ids: NDArray[np.int64], per_split: int, seed: int, role: Role
-) -> list[PushTTrial]:
+) -> list[LoggedTrial]:
     """Trials of each split, from episodes `ids` that no model was trained on: a state, and the one
     that was reached so many steps later.
 
@@ -265,16 +251,10 @@ def make_trials(
     An episode, and so every moment in it, belongs to one role for good, since what follows on one
     another in it is much alike. Trials are spread evenly over episodes.
     """
-    if episodes.meta.get("env") != PushT.__name__:
-        raise EchelonError(
-            f"{episodes.path}: holds no Push-T; record it with 'echelon collect push-t'"
-        )
-    if per_split < 1:
-        raise EchelonError(f"trials: {per_split} measure nothing; use at least 1")
+    mine = of_role(episodes, ids, per_split, role, PushT.__name__, "Push-T")
     states = episodes.column("state").astype(np.float64)
-    mine = [int(i) for i in ids if _is_test(int(i)) == (role == "test")]
     rng = np.random.default_rng((seed, role == "test"))
-    trials: list[PushTTrial] = []
+    trials: list[LoggedTrial] = []
     for split in SPLITS:
         ahead = int(split)
         found: list[tuple[float, int, int]] = []
@@ -294,10 +274,6 @@ def make_trials(
             start, goal = _place(way[0]), _place(way[-1])
             empty = np.zeros((SIDE // CELL, SIDE // CELL), np.int8)
             trials.append(
-                PushTTrial(split, empty, start, goal, ahead, states=way, source=(episode, t))
+                LoggedTrial(split, empty, start, goal, ahead, states=way, source=(episode, t))
             )
     return trials
-
-
-def _is_test(episode: int) -> bool:
-    return bool(np.random.default_rng((2026, episode)).random() < 0.5)

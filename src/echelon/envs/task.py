@@ -51,6 +51,12 @@ def check_collection(
         raise EchelonError("correlations: at least one, each at least 0 and below 1")
 
 
+def check_action(action: Array) -> None:
+    """EchelonError where physics could not go on from it."""
+    if not np.isfinite(action).all():
+        raise EchelonError(f"action: {np.asarray(action).tolist()} is not finite")
+
+
 @runtime_checkable
 class KnowsTheWay(Protocol):
     """An environment that can tell the way, for controls alone: no model or planner is told."""
