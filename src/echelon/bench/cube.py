@@ -8,14 +8,12 @@ from typing import ClassVar
 
 from echelon.bench import push_t
 from echelon.bench.benchmark import Benchmark, Run, Trained
+from echelon.bench.push_t import LOSS, TRAIN, only
 from echelon.config import (
     EncoderConfig,
     LevelConfig,
-    LossConfig,
     ModelConfig,
     PlannerConfig,
-    StageConfig,
-    TrainConfig,
 )
 from echelon.data.episodes import Episodes
 from echelon.envs import cube, grasping
@@ -65,28 +63,16 @@ def searching(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     )
 
 
-_LOSS = LossConfig(norm="l1", variance=0.0, correlation=0.0, smoothness=0.0, inverse_dynamics=0.0)
 _FINE = LevelConfig(
-    latent_dim=12, predictor="pairs", width=256, depth=3, difference_scale=8.0, loss=_LOSS
+    latent_dim=12, predictor="pairs", width=256, depth=3, difference_scale=8.0, loss=LOSS
 )
 _ABOVE = replace(_FINE, latent="shared", stride=10, macro="concat", width=384, rollout=3)
 _MODEL = ModelConfig(
     (_FINE, _ABOVE), EncoderConfig(kind="things", things=3, views=2), recall=131072
 )
-_STAGES = (
-    StageConfig((0,), 6000, 2048, window=1, learning_rate=2e-3),
-    StageConfig((0,), 4000, 768, window=3, learning_rate=1e-3),
-    StageConfig((0,), 3000, 320, learning_rate=5e-4),
-)
-_UPPER = StageConfig((1,), 8000, 512, learning_rate=2e-3)
-_TRAIN = TrainConfig(stages=_STAGES, ema=0.0, held_out=HELD_OUT, num_threads=1)
 _THIRD = replace(_ABOVE, stride=3, rollout=2)
 _FOURTH = replace(_ABOVE, stride=2, rollout=1)
 _OWN = LevelConfig(latent_dim=16, stride=10, macro="concat", rollout=3)
-
-
-def _only(level: int) -> TrainConfig:
-    return replace(_TRAIN, stages=(replace(_UPPER, levels=(level,)),))
 
 
 def _of(*levels: LevelConfig) -> ModelConfig:
@@ -94,11 +80,11 @@ def _of(*levels: LevelConfig) -> ModelConfig:
 
 
 _OTHERS = (
-    Trained("one-level", _of(_FINE), _TRAIN, push_t.flat),
-    Trained("levels-3", _of(_FINE, _ABOVE, _THIRD), _only(2), deeper, "base"),
-    Trained("levels-4", _of(_FINE, _ABOVE, _THIRD, _FOURTH), _only(3), deeper, "levels-3"),
-    Trained("own-latents", _of(_FINE, _OWN), _only(1), on_own, "one-level"),
-    Trained("matched", _of(replace(_FINE, width=MATCHED)), _TRAIN, push_t.matched),
+    Trained("one-level", _of(_FINE), TRAIN, push_t.flat),
+    Trained("levels-3", _of(_FINE, _ABOVE, _THIRD), only(2), deeper, "base"),
+    Trained("levels-4", _of(_FINE, _ABOVE, _THIRD, _FOURTH), only(3), deeper, "levels-3"),
+    Trained("own-latents", _of(_FINE, _OWN), only(1), on_own, "one-level"),
+    Trained("matched", _of(replace(_FINE, width=MATCHED)), TRAIN, push_t.matched),
 )
 
 CUBE = Benchmark(
@@ -119,7 +105,7 @@ CUBE = Benchmark(
     collection=CubeCollect(episodes=2000),
     collect=grasping.collect,
     model=_MODEL,
-    train=_only(1),
+    train=only(1),
     trials=trials,
     methods=methods,
     others=_OTHERS,

@@ -80,14 +80,14 @@ def matched(model: ModelConfig) -> list[Method]:
     return [Method.of("matched", planner_for(model))]
 
 
-_LOSS = LossConfig(norm="l1", variance=0.0, correlation=0.0, smoothness=0.0, inverse_dynamics=0.0)
+LOSS = LossConfig(norm="l1", variance=0.0, correlation=0.0, smoothness=0.0, inverse_dynamics=0.0)
 _FINE = LevelConfig(
     latent_dim=6,
     predictor="relative",
     width=256,
     depth=3,
     difference_scale=8.0,
-    loss=_LOSS,
+    loss=LOSS,
 )
 _ABOVE = replace(_FINE, latent="shared", stride=5, macro="concat", rollout=4)
 _MODEL = ModelConfig((_FINE, _ABOVE), EncoderConfig(kind="things"), recall=131072)
@@ -97,14 +97,15 @@ _STAGES = (
     StageConfig((0,), 3000, 320, learning_rate=5e-4),
 )
 _UPPER = StageConfig((1,), 8000, 512, learning_rate=2e-3)
-_TRAIN = TrainConfig(stages=_STAGES, ema=0.0, held_out=HELD_OUT, num_threads=1)
+TRAIN = TrainConfig(stages=_STAGES, ema=0.0, held_out=HELD_OUT, num_threads=1)
 _THIRD = replace(_ABOVE, stride=3, rollout=2)
 _FOURTH = replace(_ABOVE, stride=2, rollout=1)
 _OWN = LevelConfig(latent_dim=16, stride=5, macro="concat", rollout=4)
 
 
-def _only(level: int) -> TrainConfig:
-    return replace(_TRAIN, stages=(replace(_UPPER, levels=(level,)),))
+def only(level: int) -> TrainConfig:
+    """One level above, with what lies below as it is."""
+    return replace(TRAIN, stages=(replace(_UPPER, levels=(level,)),))
 
 
 def _of(*levels: LevelConfig) -> ModelConfig:
@@ -112,11 +113,11 @@ def _of(*levels: LevelConfig) -> ModelConfig:
 
 
 _OTHERS = (
-    Trained("one-level", _of(_FINE), _TRAIN, flat),
-    Trained("levels-3", _of(_FINE, _ABOVE, _THIRD), _only(2), deeper, "base"),
-    Trained("levels-4", _of(_FINE, _ABOVE, _THIRD, _FOURTH), _only(3), deeper, "levels-3"),
-    Trained("own-latents", _of(_FINE, _OWN), _only(1), on_own, "one-level"),
-    Trained("matched", _of(replace(_FINE, width=MATCHED)), _TRAIN, matched),
+    Trained("one-level", _of(_FINE), TRAIN, flat),
+    Trained("levels-3", _of(_FINE, _ABOVE, _THIRD), only(2), deeper, "base"),
+    Trained("levels-4", _of(_FINE, _ABOVE, _THIRD, _FOURTH), only(3), deeper, "levels-3"),
+    Trained("own-latents", _of(_FINE, _OWN), only(1), on_own, "one-level"),
+    Trained("matched", _of(replace(_FINE, width=MATCHED)), TRAIN, matched),
 )
 
 PUSH_T = Benchmark(
@@ -133,7 +134,7 @@ PUSH_T = Benchmark(
     collection=PushTCollect(episodes=2000),
     collect=pushing.collect,
     model=_MODEL,
-    train=_only(1),
+    train=only(1),
     trials=trials,
     methods=methods,
     others=_OTHERS,
