@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ from echelon.config import (
     OptimizerConfig,
     PlannerConfig,
 )
-from echelon.models.hierarchy import Hierarchy
+from echelon.models.hierarchy import Hierarchy, Level
 from echelon.models.paths import BLOCKED, PathDistance, floor_loss, logits_at
 from echelon.models.scene import HALF
+from echelon.planning.planner import build
+from echelon.planning.reach import left_by_step
 from echelon.types import EchelonError
 
 SIDE = 12
@@ -137,25 +140,70 @@ def test_the_floor_learns_what_is_there_and_not_who_is_near() -> None:
     assert torch.allclose(logits_at(half[:1], place[None, 0, :].expand(1, 1, 2)), torch.tensor(0.5))
 
 
-def test_only_the_highest_level_measures_ways() -> None:
+def with_paths(levels: int) -> Hierarchy:
+    """Untrained, with shortest ways on every level; of durations 1, 4 and 8."""
     (fine,) = model_config(1).levels
     fine = replace(
         fine, latent_dim=2, predictor="local", glimpse=3, distance=DistanceConfig(kind="paths")
     )
     above = replace(fine, latent="shared", stride=4, action_dim=2, rollout=2)
-    config = ModelConfig(
-        (fine, above), EncoderConfig(kind="keypoints", grid=4, channels=2), image_size=16
-    )
-    model = Hierarchy(config, 1)
-    search = OptimizerConfig(candidates=4, iterations=1, elites=1)
-    levels = (PlannerConfig(4, 2, search), PlannerConfig(2, 4, search))
+    every = (fine, above, replace(above, stride=2))[:levels]
+    encoder = EncoderConfig(kind="keypoints", grid=4, channels=2)
+    return Hierarchy(ModelConfig(every, encoder, image_size=16), 1)
+
+
+SEARCH = OptimizerConfig(candidates=4, iterations=1, elites=1)
+SEARCHES = (
+    PlannerConfig(4, 2, SEARCH),
+    PlannerConfig(2, 4, SEARCH),
+    PlannerConfig(2, 8, SEARCH),
+)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_levels_that_are_asked_for_what_may_be_far_measure_ways(depth: int) -> None:
     goal = np.zeros((16, 16, 3), np.uint8)
-    for depth in (1, 2):
-        agent = Agent.of(model, levels[:depth])
-        agent.reset(goal)
-        assert ["field" in goal for goal in agent.goals] == [False] * (depth - 1) + [True]
-        for _ in range(5):
-            assert np.isfinite(agent.act(goal)).all()
+    agent = Agent.of(with_paths(3), SEARCHES[:depth])
+    agent.reset(goal)
+    expected = [depth == 1, True, True][:depth]
+    assert ["field" in goal for goal in agent.goals] == expected
+    for _ in range(9):
+        assert np.isfinite(agent.act(goal)).all()
+    assert agent.plan is not None
+    for plan in agent.plan.levels:
+        assert ["field" in goal for goal in plan.goals] == expected[: len(plan.goals)]
+
+
+def test_ways_to_a_subgoal_are_those_over_the_floor_in_view() -> None:
+    model = with_paths(3)
+    planner = build(model.levels, SEARCHES)
+    free = np.random.default_rng(0).uniform(size=(8, 8)) < 0.8
+    here = model.encode(torch.zeros(1, 2, 16, 16, 3, dtype=torch.uint8)) | {"floor": floor_of(free)}
+    subgoal = {"z": at(3, 4), "dz": torch.zeros(1, 2)}
+    low, middle = planner.lower(subgoal, tuple(model.lift(here))[:2])
+    paths = model.levels[1].paths
+    assert paths is not None
+    assert torch.equal(middle["field"], paths.field(floor_of(free), at(3, 4)))
+    assert list(low) == ["z"]
+    assert torch.equal(low["z"], at(3, 4))
+
+
+def test_what_is_around_is_seen_from_each_place_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = with_paths(2), list[Tensor]()
+    here = model.encode(torch.randint(256, (1, 2, 16, 16, 3), dtype=torch.uint8))
+    predict = Level.predict
+
+    def watched(level: Level, state: Any, action: Tensor) -> Any:
+        seen.append(state["scene"][:1])
+        return predict(level, state, action)
+
+    monkeypatch.setattr(Level, "predict", watched)
+    ahead = {"z": torch.zeros(1, 2, 2), "dz": torch.zeros(1, 2, 2)}
+    planner = build(model.levels, SEARCHES[:2])
+    shares = left_by_step(planner, (here,), ahead, torch.Generator().manual_seed(0))
+    assert shares.shape == (1, 2)
+    assert len(seen) > 12
+    assert all(torch.equal(scene, here["scene"]) for scene in seen)
 
 
 def test_paths_are_those_of_one_keypoint() -> None:

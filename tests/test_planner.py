@@ -80,6 +80,9 @@ class Point:
     def place(self, state: State) -> State:
         return state
 
+    def aim(self, kind: str, state: State, here: State) -> State:
+        return state
+
     def measure(self, kind: str) -> Callable[[State, State], Tensor]:
         return apart
 

@@ -69,8 +69,9 @@ def test_every_cell_of_the_table_has_settings_that_plan_on_as_many_levels(models
         assert {len(levels) for levels in found.values()} == {cell.depth}
         for levels in found.values():
             cost = "latent" if cell.cost == "upper" and cell.depth > 1 else cell.cost
-            assert levels[-1].cost == cost
-            assert {level.cost for level in levels[:-1]} <= {"latent"}
+            *below, top = [level.cost for level in levels]
+            assert top == cost
+            assert below == ["latent", *[cost] * (cell.depth - 2)][: len(below)]
     every = set(AUTO.settings(models))
     own = [c for c in CELLS if c.cost != "latent" or c.depth == 1]
     assert every == {name for c in own for name in settings_of(models.own.config, c.cost, c.depth)}

@@ -115,9 +115,9 @@ def settings_of(
         return {f"{name}-r{s.replan}": with_cost(s.levels, cost) for s in short}
     if cost == "latent" and any(level.latent == "own" for level in model.levels[1:depth]):
         return {}
-    fine, *above = with_cost(eagerly(model)[:depth], "latent")
-    top = replace(above[-1], cost="latent" if cost == "upper" else cost)
-    eager = (fine, *above[:-1], top)
+    fine, *above = eagerly(model)[:depth]
+    (fine,) = with_cost([fine], "latent")
+    eager = (fine, *with_cost(above, "latent" if cost == "upper" else cost))
     small, *patient = patiently(eager, model)
     found = {
         name: eager,
@@ -129,14 +129,15 @@ def settings_of(
         once = replace(top.optimizer, candidates=32, iterations=2, elites=4)
         horizon = max(top.horizon, 200 // model.durations[depth - 1])
         far = replace(top, horizon=horizon, minimum=1.0, optimizer=once)
-        found[f"{name}-long"] = (small, *middle, replace(far, watchdog=None))
+        found[f"{name}-long"] = (small, *middle, replace(far, watchdog=None, trust=0))
     return found
 
 
 def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """The same levels, but plans above level 0 are followed until they are used up or fail, and
     searched for longer, which costs little where they are so few; and level 0's are short searches,
-    kept for longer, as a subgoal is near.
+    kept for longer, as a subgoal is near. Above level 1, where steps are long and least is known of
+    them, the goal itself is handed down once a plan has failed.
     """
     fine, *above = levels
     horizon = min(6, fine.horizon)
@@ -154,9 +155,10 @@ def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[Plan
             replan=4 * duration,
             watchdog=0.5,
             reached=0.6,
+            trust=min(1, index),
             optimizer=replace(level.optimizer, **longer),
         )
-        for level, duration in zip(above, durations, strict=True)
+        for index, (level, duration) in enumerate(zip(above, durations, strict=True))
     ]
     return (brief, *followed)
 

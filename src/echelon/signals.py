@@ -109,12 +109,13 @@ class Signals:
                     found[f"{name}/no_change/{step}"] = _rms(z[:, 0] - z[:, step])
             steps, ends = z.shape[1], tree_map(lambda x: x[:, -1], window.states)
             if away is not None:
-                goals = level.aim("level", tree_map(lambda x: x[:GOALS], ends))
+                some = tree_map(lambda x: x[:GOALS], ends)
+                goals = level.aim("level", some, some)
                 agrees = sign_agreement(distance, z, goals, away.to(device), self.far)
             else:
                 truth, goals = hindsight(steps, device).expand(len(z), -1, -1), z
                 if level.paths is not None:  # the ways to a goal are measured for a few goals only
-                    goals = tree_map(lambda x: x[:, None], level.aim("level", ends))
+                    goals = tree_map(lambda x: x[:, None], level.aim("level", ends, ends))
                     truth = truth[..., -1:]
                 agrees = sign_agreement(distance, z, goals, truth, far=steps / 2)
             for what, value in (

@@ -31,6 +31,9 @@ State: TypeAlias = Any
 """Any tree (tensor, dict, tuple or list) of tensors that share their leading batch dimensions. A
 model's history, pose or context lives inside it; nothing but the model looks there."""
 
+AROUND = ("scene", "floor")
+"""parts of a state that stay as they are for a whole episode, where a model has them"""
+
 Objective: TypeAlias = Callable[[Tensor], Tensor]
 """``actions [B, K, H, A] -> cost [B, K]``; all that a search sees of a model."""
 
@@ -274,8 +277,10 @@ class LevelModel(Protocol):
         """``state of the level below [...] -> state here [...]``, without how it moves."""
         ...
 
-    def aim(self, kind: DistanceKind, state: State) -> State:
-        """What of a state ``[B, ...]`` a goal is, to be measured by a kind of distance."""
+    def aim(self, kind: DistanceKind, state: State, here: State) -> State:
+        """What of a state ``[B, ...]``, seen or predicted, a goal is, to be measured by a kind of
+        distance from `here` ``[B, ...]``.
+        """
         ...
 
     def measure(self, kind: DistanceKind) -> Callable[[State, State], Tensor]:

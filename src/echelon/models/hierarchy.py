@@ -24,7 +24,7 @@ from echelon.models.paths import PathDistance
 from echelon.models.predictors import WithMemory, mlp
 from echelon.models.recall import Recall
 from echelon.models.scene import Scene
-from echelon.types import ActionPrior, DistanceKind, EchelonError, tree_map
+from echelon.types import AROUND, ActionPrior, DistanceKind, EchelonError, tree_map
 
 LatentState: TypeAlias = dict[str, Any]
 """``z [..., D]``, where things are, and ``dz [..., D]``, its scaled change since the frame before:
@@ -93,7 +93,7 @@ class ImageLift(nn.Module):
         first = seen["pixels"][..., 0, :, :, :] if "pixels" in seen else seen.get("first")
         if self.scene is None or first is None:
             return {}
-        return dict(zip(("scene", "floor"), self.scene(first), strict=True))
+        return dict(zip(AROUND, self.scene(first), strict=True))
 
 
 class ForeignLift(ImageLift):
@@ -139,7 +139,7 @@ class SharedLift(nn.Module):
 
     def forward(self, state: LatentState) -> LatentState:
         """``state below [..., D] -> state [..., D]``"""
-        return {part: state[part] for part in ("z", "dz", "p", "scene", "floor") if part in state}
+        return {part: state[part] for part in ("z", "dz", "p", *AROUND) if part in state}
 
     def place(self, state: LatentState) -> LatentState:
         """Where a state is."""
@@ -288,13 +288,13 @@ class Level(nn.Module):
             module = usable(self.graph, where)
         return lambda state, goal: module(state["z"], goal["z"])
 
-    def aim(self, kind: DistanceKind, state: LatentState) -> LatentState:
+    def aim(self, kind: DistanceKind, state: LatentState, here: LatentState) -> LatentState:
         """What of a state ``[B, ...]`` a goal is, to be measured by a kind of distance: its place, and
-        the lengths of all ways there, where they count.
+        the lengths of all ways there over the floor that is seen from `here`, where they count.
         """
         goal = {"z": state["z"]}
         if self.paths is not None and kind in ("level", "learned"):
-            goal["field"] = self.paths.field(state["floor"], state["z"])
+            goal["field"] = self.paths.field(here["floor"], state["z"])
         return goal
 
     def set_landmarks(self, config: LandmarkConfig) -> None:

@@ -31,6 +31,7 @@ from echelon.planning.support import Support
 from echelon.types import (
     ActionPrior,
     Cost,
+    DistanceKind,
     EchelonError,
     LevelModel,
     Optimizer,
@@ -135,8 +136,9 @@ class Planner:
                 changed = changed.index_fill(0, rows, True)
         if self.below is None:
             return plan
-        subgoals = self._subgoals(plan, changed)
-        handed = self.prices.lower(states[-1]) + self.prices.promise(states[-1], goals)
+        subgoals = self._subgoals(plan, states[:-1], changed)
+        handed = self.prices.lower(states[-1], states[:-1])
+        handed += self.prices.promise(states[-1], goals)
         plan = charged(plan, looks + changed * handed)
         below = self.below.plan(
             states[:-1], subgoals, now, generator, plan.below, changed, effort, stop
@@ -303,34 +305,47 @@ class Planner:
     # ------------------------------------------------------------------ goals and handing down
 
     def aim(self, states: tuple[State, ...]) -> tuple[State, ...]:
-        """The states ``[B, ...]`` as goals, level 0 first. Only the highest level is asked for what may
-        be far, and has the ways there measured.
-        """
-        kind = "latent" if self.config.cost == "upper" else self.config.cost
-        below, goals = self.below, [self.level.aim(kind, states[-1])]
+        """The states ``[B, ...]`` as goals, level 0 first."""
+        goals = [self.level.aim(self.kind, states[-1], states[-1])]
+        planner = self.below
         for state in reversed(states[:-1]):
-            assert below is not None
-            goals.insert(0, below.level.aim("latent", state))
-            below = below.below
+            assert planner is not None
+            goals.insert(0, planner.near(state, state))
+            planner = planner.below
         return tuple(goals)
 
-    def _subgoals(self, plan: Plan, changed: Tensor) -> tuple[State, ...]:
+    def near(self, state: State, here: State) -> State:
+        """A state of this level ``[B, ...]`` as what a level above asks for. Only where there are
+        levels below may that be far, and have the ways there measured.
+
+        here: ``[B, ...]`` where this level sees each environment.
+        """
+        return self.level.aim(self.kind if self.below else "latent", state, here)
+
+    @property
+    def kind(self) -> DistanceKind:
+        """How this level measures how far a goal is, by itself."""
+        return "latent" if self.config.cost == "upper" else self.config.cost
+
+    def _subgoals(
+        self, plan: Plan, states: tuple[State, ...], changed: Tensor
+    ) -> tuple[State, ...]:
         """What the level below is to reach, as levels 0 to it see that; lowered where it changed."""
         if plan.below is None or changed.all():
-            return self._hand_down(plan)
+            return self._hand_down(plan, states)
         rows = changed.nonzero().squeeze(1)
         if not len(rows):
             return plan.below.goals
-        fresh = self._hand_down(plan.select(rows))
+        fresh = self._hand_down(plan.select(rows), tree_rows(states, rows))
         return tree_map(lambda x, new: x.index_copy(0, rows, new), plan.below.goals, fresh)
 
-    def _hand_down(self, plan: Plan) -> tuple[State, ...]:
+    def _hand_down(self, plan: Plan, states: tuple[State, ...]) -> tuple[State, ...]:
         """The predicted state that is pursued, or the goal itself where it is near."""
 
         def nearer(known: Tensor, new: Tensor) -> Tensor:
             return torch.where(plan.direct.reshape(-1, *[1] * (new.ndim - 1)), known, new)
 
-        known, new = self.known(plan.goals), self.lower(tree_at(plan.states, plan.aim))
+        known, new = self.known(plan.goals), self.lower(tree_at(plan.states, plan.aim), states)
         if self.config.hand_down == "either":
             known, new = either(known, new, self.promise(plan.states, plan.goals))
         else:
@@ -342,13 +357,17 @@ class Planner:
         assert self.below is not None
         return promised(self.below.cost, self.level.lower(way), goals[-2])
 
-    def lower(self, subgoal: State) -> tuple[State, ...]:
-        """A state of this level ``[B, ...]`` as the goal of each level below, level 0 first."""
+    def lower(self, subgoal: State, states: tuple[State, ...]) -> tuple[State, ...]:
+        """A state of this level ``[B, ...]`` as the goal of each level below, level 0 first.
+
+        states: ``[B, ...]`` where each of them sees the environments.
+        """
         goals: list[State] = []
         planner = self
-        while planner.below is not None:
+        for here in reversed(states):
             lowered = planner.level.lower(subgoal)
-            goals.insert(0, planner.asked(lowered, subgoal))
+            assert planner.below is not None
+            goals.insert(0, planner.asked(planner.below.near(lowered, here), subgoal))
             planner, subgoal = planner.below, lowered
         return tuple(goals)
 

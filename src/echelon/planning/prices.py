@@ -74,9 +74,10 @@ class Prices:
         there = tree_map(lambda x: x[:1, None], goal)
         return self._meter("along", self._planner.cost.distance, way, there)
 
-    def lower(self, subgoal: State) -> int:
+    def lower(self, subgoal: State, states: tuple[State, ...]) -> int:
         """To hand a state down, through all levels below."""
-        return self._meter("lower", self._planner.lower, tree_map(lambda x: x[:1], subgoal))
+        one, here = tree_map(lambda x: x[:1], (subgoal, states))
+        return self._meter("lower", self._planner.lower, one, here)
 
     def promise(self, state: State, goals: tuple[State, ...]) -> int:
         """To see how near a plan comes, where the level below may make for the goal instead."""
@@ -93,14 +94,14 @@ class Prices:
         watched = planner.below is not None and planner.config.watched
         return 2 * self.gap(state) if watched else 0
 
-    def attempt(self, state: State, goal: State, subgoal: State) -> int:
-        """To see how far the level below gets from `state` to `goal`, which stands for a subgoal here;
+    def attempt(self, states: tuple[State, ...], goal: State, subgoal: State) -> int:
+        """To see how far the level below gets from `states` to `goal`, which stands for a subgoal here;
         its search apart.
         """
         below = self._planner.below
         assert below is not None
-        far = below.prices.along(state, goal, below.config.horizon)
-        return self.lower(subgoal) + far + below.prices.distance(state, goal)
+        far = below.prices.along(states[-1], goal, below.config.horizon)
+        return self.lower(subgoal, states) + far + below.prices.distance(states[-1], goal)
 
     def call(self, states: tuple[State, ...], goals: tuple[State, ...], effort: float) -> int:
         """Of a whole call, at most: every level looks and searches."""
@@ -110,12 +111,13 @@ class Prices:
         if below is None:
             return macs
         known = planner.known(goals)
-        macs += self.watch(states[-1]) + self.lower(states[-1]) + self.promise(states[-1], goals)
+        macs += self.watch(states[-1]) + self.lower(states[-1], states[:-1])
+        macs += self.promise(states[-1], goals)
         if config.enter or config.trust:
             macs += self.distance(states[-1], goals[-1])
         if config.options > 1:
             once = below.prices._whole_search(states[:-1], known, effort, 1)
-            macs += config.options * (once + self.attempt(states[-2], known[-1], states[-1]))
+            macs += config.options * (once + self.attempt(states[:-1], known[-1], states[-1]))
         if config.hand_down == "either":
             known, _ = either(known, known, known[-1]["z"].new_zeros(len(known[-1]["z"])))
         return macs + below.prices.call(states[:-1], known, effort)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from echelon.types import Plan, Spent, State, never, tree_leading, tree_map, tree_rows
+from echelon.types import AROUND, Plan, Spent, State, never, tree_leading, tree_map, tree_rows
 
 if TYPE_CHECKING:
     from echelon.planning.planner import Planner
@@ -50,7 +50,7 @@ def choose(
         x.unflatten(0, (batch, options)).sum(1) for x in (there.spent.calls, there.spent.macs)
     )
     mine = torch.arange(batch, device=best.device) * options + best
-    macs = macs + options * planner.prices.attempt(states[-1], there.goals[-1], first)
+    macs = macs + options * planner.prices.attempt(states, there.goals[-1], first)
     return best, there.select(mine).at_rest(), Spent(calls, macs)
 
 
@@ -60,7 +60,7 @@ def attempt(
     """``[B]`` the share of the way to a state of a planner's level that is left at the nearest place to
     which the level below would go from `states`; and its plan.
     """
-    below, goals = planner.below, planner.lower(subgoal)
+    below, goals = planner.below, planner.lower(subgoal, states)
     assert below is not None
     there = below.find(states, goals, old, search, 1)
     goal = tree_map(lambda x: x[:, None], goals[-1])
@@ -82,8 +82,12 @@ def left_by_step(
         subgoal = tree_map(lambda x, t=step: x[:, t], predicted)
         share, _ = attempt(planner, states, subgoal, None, search)
         shares.append(share)
-        states = tuple(
-            tree_map(torch.zeros_like, state) | {"z": known["z"]}
-            for state, known in zip(states, planner.lower(subgoal), strict=True)
-        )
+        goals = planner.lower(subgoal, states)
+        states = tuple(_at_rest(*pair) for pair in zip(states, goals, strict=True))
     return torch.stack(shares, 1)
+
+
+def _at_rest(state: State, goal: State) -> State:
+    """At a goal and not moving, with the same around it as a state has."""
+    around = {part: state[part] for part in AROUND if part in state}
+    return tree_map(torch.zeros_like, state) | around | {"z": goal["z"]}
