@@ -46,7 +46,8 @@ from echelon.envs.ant_views import (
     metres,
 )
 from echelon.envs.drawing import rotation
-from echelon.envs.walking import AntMazeCollect, Walker, collect, heading, upright
+from echelon.envs.gait import Walker, heading, upright
+from echelon.envs.walking import AntMazeCollect, collect
 from echelon.evaluation import Method, run_trials, traces
 from echelon.models.hierarchy import Hierarchy
 from echelon.models.recall import Recall

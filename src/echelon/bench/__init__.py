@@ -18,6 +18,7 @@ from echelon.bench.cube import CubeBench
 from echelon.bench.diverse_maze import DiverseMaze
 from echelon.bench.foreign import Foreign
 from echelon.bench.four_room import FourRoomDistractors
+from echelon.bench.gait import GaitSearch
 from echelon.bench.peers import Peers
 from echelon.bench.planning import Planning
 from echelon.bench.push_t import PushTBench
@@ -44,6 +45,7 @@ class Bench:
             | Annotated[PushTBench, tyro.conf.subcommand("push-t")]
             | Annotated[CubeBench, tyro.conf.subcommand("cube")]
             | Annotated[AntMazeBench, tyro.conf.subcommand("ant-maze")]
+            | Annotated[GaitSearch, tyro.conf.subcommand("gait")]
             | Annotated[Collapse, tyro.conf.subcommand("collapse")]
             | Annotated[Throughput, tyro.conf.subcommand("throughput")]
             | Annotated[Peers, tyro.conf.subcommand("peers")]
