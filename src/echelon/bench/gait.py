@@ -27,7 +27,9 @@ SECOND = 10
 """steps"""
 FREE = np.array([2.0, 2.0])
 """amid four cells that no walls part"""
-OFF = (0.0, 0.6, -0.6)
+WALKS = 96
+"""that a gait is judged by"""
+OFF = (0.0, 0.4, -0.4, 0.7, -0.7)
 """radians from which the direction to walk in differs from that of the side in front"""
 
 DIGITS = 3
@@ -55,8 +57,8 @@ class GaitSearch:
     rounds: int = 60
     candidates: int = 48
     """gaits a round"""
-    seconds: float = 6.0
-    """that each walks from each of three headings"""
+    seconds: float = 5.0
+    """that each walks from each of five headings"""
     seed: int = 0
     out: Path = Path("results/gait.json")
 
@@ -64,7 +66,7 @@ class GaitSearch:
         if self.rounds < 1 or self.candidates < 8 or self.seconds <= 0:
             raise EchelonError("gait: at least 1 round of 8 candidates that walk for some time")
         found = searched(self, Progress())
-        figures = walks(found, 8 * len(OFF))
+        figures = walks(found, WALKS)
         asked = {"rounds": self.rounds, "candidates": self.candidates, "seed": self.seed}
         about = {"command": command(), "commit": commit()}
         write_json(self.out, {"numbers": found.numbers.tolist(), **asked, **figures, **about})
@@ -104,9 +106,11 @@ def start() -> Gait:
 
 
 def score(gait: Gait, seconds: float, seed: int) -> float:
-    """Metres a second along the way, less half of those beside it, the mean of all headings."""
-    along, beside, _ = walk(gait, seconds, seed, OFF)
-    return float((along - 0.5 * beside).mean() / seconds)
+    """Metres a second along the way, less half of those beside it, the mean of all headings; a walk
+    that ends in a fall counts for nothing.
+    """
+    along, beside, up = walk(gait, seconds, seed, OFF)
+    return float(((along - 0.5 * beside) * (up > 0)).mean() / seconds)
 
 
 def walks(gait: Gait, count: int, seconds: float = 20.0) -> dict[str, Any]:
