@@ -112,7 +112,9 @@ def test_a_table_and_a_picture_beside_published_figures(tmp_path: Path) -> None:
     assert len({line.count("|") for line in lines}) == 1
     assert lines[-3].startswith("| control:random `uniform` | 80% [71–87] | – | 0 | – |")
     assert lines[-2].startswith("| *Theirs, flat* | 90% | 40% | – | – |")
-    assert lines[-1] == "| *Others* | – | 50% | – | – |"
+    assert lines[-1] == "| *Others* | – | 50% | – | – | – |"
+    took = 1e3 * records[-1].seconds_per_decision
+    assert lines[-3].endswith(f"| {took:.2g} |")
     for some in (records, records[:-1], records[:1]):
         path = published_picture(some, published, splits, "cells", tmp_path / "picture.png")
         assert path.read_bytes()[:4] == b"\x89PNG"

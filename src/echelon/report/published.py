@@ -33,19 +33,23 @@ Published: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 def published_table(records: Sequence[Record], published: Published, splits: Sequence[str]) -> str:
-    """Markdown: a row a method and setting, then those that were published."""
+    """Markdown: a row a method and setting, then those that were published. Times are means over
+    splits, of one environment's decision among many that are planned for at once.
+    """
     pooled = {(p.method, p.setting, p.split): p for p in pool(records)}
     names = list(dict.fromkeys((method, setting) for method, setting, _ in pooled))
-    header = ["Method", *splits, *(f"TFLOPs, {split}" for split in splits)]
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (2 * len(splits)) + "|"]
+    header = ["Method", *splits, *(f"TFLOPs, {split}" for split in splits), "ms a decision"]
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|--:" * (2 * len(splits) + 1) + "|"]
     for method, setting in names:
         here = [pooled.get((method, setting, split)) for split in splits]
         success = ["–" if p is None else f"{percent(p)} [{interval(p)}]" for p in here]
         spent = ["–" if p is None else number(p.tflops_per_episode) for p in here]
-        lines.append("| " + " | ".join([f"{method} `{setting}`", *success, *spent]) + " |")
+        took = [1e3 * p.seconds_per_decision for p in here if p is not None]
+        cells = [f"{method} `{setting}`", *success, *spent, f"{sum(took) / len(took):.2g}"]
+        lines.append("| " + " | ".join(cells) + " |")
     for name, figures in published.items():
         cells = [f"{figures[split]:g}%" if split in figures else "–" for split in splits]
-        cells += ["–"] * len(splits)
+        cells += ["–"] * (len(splits) + 1)
         lines.append("| " + " | ".join([f"*{name}*", *cells]) + " |")
     return "\n".join(lines)
 
