@@ -27,6 +27,7 @@ from echelon.models.paths import BLOCKED, PathDistance, floor_loss, logits_at
 from echelon.models.scene import HALF
 from echelon.planning.planner import build
 from echelon.planning.reach import left_by_step
+from echelon.planning.subgoals import lower
 from echelon.types import EchelonError
 
 SIDE = 12
@@ -180,7 +181,7 @@ def test_ways_to_a_subgoal_are_those_over_the_floor_in_view() -> None:
     free = np.random.default_rng(0).uniform(size=(8, 8)) < 0.8
     here = model.encode(torch.zeros(1, 2, 16, 16, 3, dtype=torch.uint8)) | {"floor": floor_of(free)}
     subgoal = {"z": at(3, 4), "dz": torch.zeros(1, 2)}
-    low, middle = planner.lower(subgoal, tuple(model.lift(here))[:2])
+    low, middle = lower(planner, subgoal, tuple(model.lift(here))[:2])
     paths = model.levels[1].paths
     assert paths is not None
     assert torch.equal(middle["field"], paths.field(floor_of(free), at(3, 4)))

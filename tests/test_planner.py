@@ -23,11 +23,11 @@ from echelon.config import (
 from echelon.models.hierarchy import Hierarchy
 from echelon.planning.cem import CEM
 from echelon.planning.costs import DistanceCost, lifted
-from echelon.planning.instead import MISTRUST
 from echelon.planning.ledger import macs_of
 from echelon.planning.mppi import MPPI
 from echelon.planning.optimizers import optimizer_of
 from echelon.planning.planner import Planner, build, rollout
+from echelon.planning.subgoals import MISTRUST
 from echelon.presets import planner_for
 from echelon.types import (
     ActionPrior,

@@ -23,10 +23,10 @@ from echelon.config import PlannerConfig
 from echelon.planning.clocks import tick
 from echelon.planning.compiled import LONGEST, Compiled
 from echelon.planning.costs import cost_of
-from echelon.planning.instead import PARTS, either, judged, offers, plain, promised
 from echelon.planning.optimizers import optimizer_of
 from echelon.planning.prices import Prices, charged, spent_on
 from echelon.planning.reach import Search, choose
+from echelon.planning.subgoals import hand_down, judged, near, offers
 from echelon.planning.support import Support
 from echelon.types import (
     ActionPrior,
@@ -310,17 +310,9 @@ class Planner:
         planner = self.below
         for state in reversed(states[:-1]):
             assert planner is not None
-            goals.insert(0, planner.near(state, state))
+            goals.insert(0, near(planner, state, state))
             planner = planner.below
         return tuple(goals)
-
-    def near(self, state: State, here: State) -> State:
-        """A state of this level ``[B, ...]`` as what a level above asks for. Only where there are
-        levels below may that be far, and have the ways there measured.
-
-        here: ``[B, ...]`` where this level sees each environment.
-        """
-        return self.level.aim(self.kind if self.below else "latent", state, here)
 
     @property
     def kind(self) -> DistanceKind:
@@ -332,59 +324,12 @@ class Planner:
     ) -> tuple[State, ...]:
         """What the level below is to reach, as levels 0 to it see that; lowered where it changed."""
         if plan.below is None or changed.all():
-            return self._hand_down(plan, states)
+            return hand_down(self, plan, states)
         rows = changed.nonzero().squeeze(1)
         if not len(rows):
             return plan.below.goals
-        fresh = self._hand_down(plan.select(rows), tree_rows(states, rows))
+        fresh = hand_down(self, plan.select(rows), tree_rows(states, rows))
         return tree_map(lambda x, new: x.index_copy(0, rows, new), plan.below.goals, fresh)
-
-    def _hand_down(self, plan: Plan, states: tuple[State, ...]) -> tuple[State, ...]:
-        """The predicted state that is pursued, or the goal itself where it is near."""
-
-        def nearer(known: Tensor, new: Tensor) -> Tensor:
-            return torch.where(plan.direct.reshape(-1, *[1] * (new.ndim - 1)), known, new)
-
-        known, new = self.known(plan.goals), self.lower(tree_at(plan.states, plan.aim), states)
-        if self.config.hand_down == "either":
-            known, new = either(known, new, self.promise(plan.states, plan.goals))
-        else:
-            known = tuple(plain(goal) for goal in known)
-        return tuple(tree_map(nearer, *pair) for pair in zip(known, new, strict=True))
-
-    def promise(self, way: State, goals: tuple[State, ...]) -> Tensor:
-        """``[B]`` how near states ``[B, H, ...]`` come to the goal, as the level below measures it."""
-        assert self.below is not None
-        return promised(self.below.cost, self.level.lower(way), goals[-2])
-
-    def lower(self, subgoal: State, states: tuple[State, ...]) -> tuple[State, ...]:
-        """A state of this level ``[B, ...]`` as the goal of each level below, level 0 first.
-
-        states: ``[B, ...]`` where each of them sees the environments.
-        """
-        goals: list[State] = []
-        planner = self
-        for here in reversed(states):
-            lowered = planner.level.lower(subgoal)
-            assert planner.below is not None
-            goals.insert(0, planner.asked(planner.below.near(lowered, here), subgoal))
-            planner, subgoal = planner.below, lowered
-        return tuple(goals)
-
-    def known(self, goals: tuple[State, ...]) -> tuple[State, ...]:
-        """A goal that each level knows as the goal of each level below."""
-        if self.below is None:
-            return ()
-        return (*self.below.known(goals[:-1]), self.asked(goals[-2], goals[-1]))
-
-    def asked(self, lowered: State, goal: State) -> State:
-        """What the level below is asked for: a state of its own, with that of this level beside it
-        where it is judged by that.
-        """
-        if self.config.hand_down != "lift":
-            return lowered
-        said = {part: goal[part] for part in goal if part not in ("above", "field", *PARTS)}
-        return lowered | {"above": said}
 
 
 def build(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from echelon.planning.instead import either, offers
 from echelon.planning.ledger import Meter
+from echelon.planning.subgoals import either, known, lower, offers, promise
 from echelon.types import Plan, Spent, State, tree_map
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Prices:
     def lower(self, subgoal: State, states: tuple[State, ...]) -> int:
         """To hand a state down, through all levels below."""
         one, here = tree_map(lambda x: x[:1], (subgoal, states))
-        return self._meter("lower", self._planner.lower, one, here)
+        return self._meter("lower", lower, self._planner, one, here)
 
     def promise(self, state: State, goals: tuple[State, ...]) -> int:
         """To see how near a plan comes, where the level below may make for the goal instead."""
@@ -86,7 +86,7 @@ class Prices:
             return 0
         horizon = planner.config.horizon
         way = tree_map(lambda x: x[:1, None].expand(-1, horizon, *x.shape[1:]), state)
-        return self._meter("promise", planner.promise, way, tree_map(lambda x: x[:1], goals))
+        return self._meter("promise", promise, planner, way, tree_map(lambda x: x[:1], goals))
 
     def watch(self, state: State) -> int:
         """To see how a plan is followed."""
@@ -110,17 +110,17 @@ class Prices:
         below = planner.below
         if below is None:
             return macs
-        known = planner.known(goals)
+        asked = known(planner, goals)
         macs += self.watch(states[-1]) + self.lower(states[-1], states[:-1])
         macs += self.promise(states[-1], goals)
         if config.enter or config.trust:
             macs += self.distance(states[-1], goals[-1])
         if config.options > 1:
-            once = below.prices._whole_search(states[:-1], known, effort, 1)
-            macs += config.options * (once + self.attempt(states[:-1], known[-1], states[-1]))
+            once = below.prices._whole_search(states[:-1], asked, effort, 1)
+            macs += config.options * (once + self.attempt(states[:-1], asked[-1], states[-1]))
         if config.hand_down == "either":
-            known, _ = either(known, known, known[-1]["z"].new_zeros(len(known[-1]["z"])))
-        return macs + below.prices.call(states[:-1], known, effort)
+            asked, _ = either(asked, asked, asked[-1]["z"].new_zeros(len(asked[-1]["z"])))
+        return macs + below.prices.call(states[:-1], asked, effort)
 
     def _whole_search(
         self, states: tuple[State, ...], goals: tuple[State, ...], effort: float, options: int

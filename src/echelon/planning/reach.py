@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from echelon.planning.subgoals import lower
 from echelon.types import AROUND, Plan, Spent, State, never, tree_leading, tree_map, tree_rows
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def attempt(
     """``[B]`` the share of the way to a state of a planner's level that is left at the nearest place to
     which the level below would go from `states`; and its plan.
     """
-    below, goals = planner.below, planner.lower(subgoal, states)
+    below, goals = planner.below, lower(planner, subgoal, states)
     assert below is not None
     there = below.find(states, goals, old, search, 1)
     goal = tree_map(lambda x: x[:, None], goals[-1])
@@ -82,7 +83,7 @@ def left_by_step(
         subgoal = tree_map(lambda x, t=step: x[:, t], predicted)
         share, _ = attempt(planner, states, subgoal, None, search)
         shares.append(share)
-        goals = planner.lower(subgoal, states)
+        goals = lower(planner, subgoal, states)
         states = tuple(_at_rest(*pair) for pair in zip(states, goals, strict=True))
     return torch.stack(shares, 1)
 
