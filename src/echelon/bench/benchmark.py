@@ -198,11 +198,22 @@ def _collected(mine: Benchmark, asked: Run, seed: int, progress: Progress) -> Ep
     with clocked(folder / SECONDS, "collect"):
         if not data.exists():
             mine.collect(replace(mine.collection, seed=seed), data, progress)
-        episodes = Episodes.open(data)
+    episodes = _opened(data)
     trials = mine.trials(mine, episodes, asked.trials, seed)
     with alone(folder.parent):
         keep_to(asked.out / "manifests" / f"{mine.name}.json", seed, trials)
     return episodes
+
+
+_KEPT: dict[Path, Episodes] = {}
+"""the last file opened: the next piece of a process is mostly about the same episodes"""
+
+
+def _opened(data: Path) -> Episodes:
+    if data not in _KEPT:
+        _KEPT.clear()  # first, as two may not fit in memory
+        _KEPT[data] = Episodes.open(data)
+    return _KEPT[data]
 
 
 def _judge(
@@ -226,7 +237,7 @@ def judged(mine: Benchmark, asked: Run, seed: int, split: str, progress: Progres
 
 
 def _trials(mine: Benchmark, asked: Run, seed: int, split: str) -> list[Trial]:
-    episodes = Episodes.open(_folder(mine, asked, seed) / "episodes.h5")
+    episodes = _opened(_folder(mine, asked, seed) / "episodes.h5")
     return [t for t in mine.trials(mine, episodes, asked.trials, seed) if t.split == split]
 
 
