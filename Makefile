@@ -20,7 +20,7 @@ demo: $(STAMP)
 install: $(STAMP)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

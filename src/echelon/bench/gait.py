@@ -31,8 +31,8 @@ FREE = np.array([2.0, 2.0])
 AROUND = tuple(np.linspace(-np.pi, np.pi, 24, endpoint=False).tolist())
 AGAIN = 8
 """of the best gaits, which walk for longer, from headings all around, before one is taken"""
-LONG = 20.0
-"""seconds"""
+LONGER = 5
+"""times"""
 WALKS = 96
 """that a gait is judged by"""
 OFF = (0.0, 0.4, -0.4, 0.7, -0.7)
@@ -74,7 +74,7 @@ class GaitSearch:
         if self.rounds < 1 or self.candidates < 8 or self.seconds <= 0:
             raise EchelonError("gait: at least 1 round of 8 candidates that walk for some time")
         found = searched(self, Progress())
-        figures = walks(found, WALKS)
+        figures = walks(found, WALKS, LONGER * self.seconds)
         asked = {"rounds": self.rounds, "candidates": self.candidates, "seed": self.seed}
         about = {"command": command(), "commit": commit()}
         write_json(self.out, {"numbers": found.numbers.tolist(), **asked, **figures, **about})
@@ -109,7 +109,7 @@ def searched(asked: GaitSearch, progress: Progress) -> Gait:
             keep=AGAIN,
         )
     some = [Gait.of(row) for row in best[0, :, 0].double().numpy().round(DIGITS)]
-    return max(some, key=lambda gait: score(gait, LONG, asked.seed + 1, AROUND))
+    return max(some, key=lambda gait: score(gait, LONGER * asked.seconds, asked.seed + 1, AROUND))
 
 
 def start() -> Gait:
@@ -125,15 +125,15 @@ def score(gait: Gait, seconds: float, seed: int, off: Sequence[float] = OFF) -> 
     return float(((along - 0.5 * beside) * (up > 0)).mean() / seconds)
 
 
-def walks(gait: Gait, count: int) -> dict[str, Any]:
+def walks(gait: Gait, count: int, seconds: float = 20.0) -> dict[str, Any]:
     """How a gait does in so many long walks of other noise."""
     off = np.random.default_rng(UNSEEN).uniform(-np.pi, np.pi, count)
-    along, beside, up = walk(gait, LONG, UNSEEN, off.tolist())
+    along, beside, up = walk(gait, seconds, UNSEEN, off.tolist())
     return {
         "walks": count,
-        "metres_a_second": round(float(along.mean() / LONG), 2),
-        "slowest": round(float(along.min() / LONG), 2),
-        "beside": round(float(beside.mean() / LONG), 2),
+        "metres_a_second": round(float(along.mean() / seconds), 2),
+        "slowest": round(float(along.min() / seconds), 2),
+        "beside": round(float(beside.mean() / seconds), 2),
         "fell": int((up < 0).sum()),
     }
 
