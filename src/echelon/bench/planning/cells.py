@@ -28,6 +28,8 @@ TUNING = 40
 """far trials that a cell's planner is chosen by; nothing else uses them"""
 ASKED = 0.95
 """share of them that is wanted; the cheapest planner that reaches it is taken, or else the best"""
+AUTO_TUNING, AUTO_ASKED = 160, 0.98
+"""the same where all cells are chosen from, and what is taken is to be as good as the best of them"""
 SPACING = 0.1
 """cells between the places that sign agreement is read off"""
 COSTS: tuple[CostKind, ...] = ("latent", "upper", "learned", "graph")
@@ -86,7 +88,8 @@ def choose(
 
 
 def _race(cell: Cell, maze: Maze, models: Models, seed: int, shown: Progress) -> Choice:
-    trials = make_trials(maze.layout, TUNING, seed, "tune", (maze.far,))
+    count, asked = (TUNING, ASKED) if cell.cost else (AUTO_TUNING, AUTO_ASKED)
+    trials = make_trials(maze.layout, count, seed, "tune", (maze.far,))
     order = np.random.default_rng(seed).permutation(len(trials))
     model = cell.model(models)
 
@@ -94,7 +97,7 @@ def _race(cell: Cell, maze: Maze, models: Models, seed: int, shown: Progress) ->
         return run_trials(model, method, some, maze.config.budget, maze.task, 0, shown)
 
     methods = [Method.of(name, levels) for name, levels in cell.settings(models).items()]
-    return race(methods, [trials[i] for i in order], tried, ASKED)
+    return race(methods, [trials[i] for i in order], tried, asked)
 
 
 def raced(choice: Choice) -> dict[str, Any]:
