@@ -96,8 +96,8 @@ def settings_for(model: ModelConfig) -> dict[str, tuple[PlannerConfig, ...]]:
 def settings_of(
     model: ModelConfig, cost: CostKind, depth: int
 ) -> dict[str, tuple[PlannerConfig, ...]]:
-    """By name, the searches on the lowest `depth` levels of which the highest descends a cost; none
-    where a hierarchy has no such distance.
+    """By name, the searches on the lowest `depth` levels of which those above level 0, or it alone,
+    descend a cost; none where a hierarchy has no such distance.
 
     Flat: long searches where the cost is deceptive far away, short ones where it is not. Above that,
     plans that are made anew at every turn, or followed until they are used up or fail (patient), also
@@ -116,7 +116,7 @@ def settings_of(
     if cost == "latent" and any(level.latent == "own" for level in model.levels[1:depth]):
         return {}
     fine, *above = eagerly(model)[:depth]
-    (fine,) = with_cost([fine], "latent")
+    fine = replace(fine, cost="latent")
     eager = (fine, *with_cost(above, "latent" if cost == "upper" else cost))
     small, *patient = patiently(eager, model)
     found = {

@@ -84,7 +84,8 @@ def promise(planner: Planner, way: State, goals: tuple[State, ...]) -> Tensor:
     measures it.
     """
     assert planner.below is not None
-    return promised(planner.below.cost, planner.level.lower(way), goals[-2])
+    one = tree_map(lambda x: x[:, None], planner.level.lower(way))
+    return MISTRUST * judged(planner.below.cost, one, goals[-2]).squeeze(1)
 
 
 def judged(cost: Cost, states: State, goal: State) -> Tensor:
@@ -95,11 +96,6 @@ def judged(cost: Cost, states: State, goal: State) -> Tensor:
     if not offers(goal):
         return asked
     return torch.minimum(asked + goal["promise"][:, None], cost(states, goal["instead"]))
-
-
-def promised(cost: Cost, way: State, goal: State) -> Tensor:
-    """``way [B, H, ...], goal [B, ...] -> [B]``: how near one plan is taken to come."""
-    return MISTRUST * judged(cost, tree_map(lambda x: x[:, None], way), goal).squeeze(1)
 
 
 def either(
