@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,12 @@ def pixel(image: np.ndarray, x: float, y: float) -> list[int]:
     place = cells(metres(HERE) + np.array([x, y]))
     row, column = (place * len(image) / 8).astype(int)
     return image[row, column].tolist()
+
+
+def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ant_maze.simulation.__wrapped__()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_image_shows_the_maze_and_the_ant() -> None:

@@ -21,7 +21,7 @@ from matplotlib.image import imsave
 from safetensors.torch import save_file
 from tiny import frame, model_config, write_episodes
 
-from echelon import checkpoint, experiment
+from echelon import __version__, checkpoint, experiment
 from echelon.cli import main
 from echelon.cli.data import Inspect
 from echelon.config import ModelConfig, PlannerConfig, TrainConfig, to_dict
@@ -155,6 +155,11 @@ def test_help(command: tuple[str, ...], documented: str, capsys: Capture) -> Non
     else:
         for name in COMMANDS:
             assert name in out
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"echelon {__version__}\n"
 
 
 def test_what_is_unknown_is_refused(capsys: Capture, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 
 from echelon.collect import CollectConfig, collect
 from echelon.data.episodes import Episodes
-from echelon.envs import layouts
+from echelon.envs import layouts, point_maze
 from echelon.envs.mazes import MazeTask
 from echelon.envs.point_maze import (
     BALL,
@@ -43,6 +44,12 @@ def env() -> Generator[PointMaze]:
 def test_gymnasium_has_no_complaints() -> None:
     env = PointMaze(layouts.generate(2, 0), image_size=16)
     check_env(env, skip_render_check=True)
+
+
+def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    point_maze._physics.__wrapped__(((1, 1, 1), (1, 0, 1), (1, 1, 1)), 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_reset_at_given_places(env: PointMaze) -> None:

@@ -1,4 +1,6 @@
-"""The command line. Options are the fields of the configuration classes; unknown ones are refused."""
+"""The command line. Options are the fields of the configuration classes; unknown ones are refused.
+`--version` says which Echelon this is.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import sys
 
 import tyro
 
+from echelon import __version__
 from echelon.cli.data import Collect, Inspect, Scales
 from echelon.cli.plan import Evaluate, Plan, Report
 from echelon.cli.train import Decoder, Demo, Train
@@ -16,6 +19,10 @@ from echelon.types import EchelonError
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; 0, or 2 for a user's mistake, or 130 for Ctrl-C, or being asked to terminate."""
+    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(f"echelon {__version__}")
+        return 0
+
     from echelon.bench import Bench
 
     commands = (Demo, Collect, Train, Evaluate, Plan, Decoder, Report, Scales, Inspect, Bench)

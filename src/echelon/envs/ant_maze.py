@@ -12,6 +12,7 @@ import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -169,7 +170,9 @@ def simulation() -> Any:
             from ogbench.locomaze.maze import make_maze_env
     except ImportError as error:
         raise EchelonError("the ant maze needs OGBench: pip install 'echelon[tasks]'") from error
-    return make_maze_env("ant", "maze", maze_type="medium")
+    made: Any = make_maze_env("ant", "maze", maze_type="medium")
+    Path(made.fullpath).unlink()  # read by now; it would be left behind
+    return made
 
 
 @functools.lru_cache(1)

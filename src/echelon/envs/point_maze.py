@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -159,6 +160,8 @@ def _physics(layout: tuple[tuple[int, ...], ...], action_repeat: int) -> Any:
         raise EchelonError(
             "PointMaze needs Gymnasium-Robotics: pip install 'echelon[tasks]'"
         ) from error
-    point = PointMazeEnv(maze_map=[list(row) for row in layout]).point_env
+    made: Any = PointMazeEnv(maze_map=[list(row) for row in layout])
+    Path(made.tmp_xml_file_path).unlink()  # read by now; it would be left behind
+    point = made.point_env
     point.frame_skip = action_repeat
     return point
