@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from echelon.data.episodes import EpisodeWriter
 from echelon.envs import layouts
 from echelon.envs.mazes import MazeTask
+from echelon.envs.noise import correlated
 from echelon.envs.point_maze import PointMaze, draw, draw_background
 from echelon.envs.task import check_collection
 from echelon.progress import Progress
@@ -119,11 +121,9 @@ def _explore(
         )
     env.reset(seed=config.seed * 1_000_003 + episode, options=options)
     correlation = rng.choice(config.correlations)
-    force = rng.normal(size=2)
+    forces = correlated(rng, correlation, (2,))
     states, actions = [env.state], list[NDArray[np.float64]]()
-    for _ in range(config.steps):
-        fresh = np.sqrt(1 - correlation**2) * rng.normal(size=2)
-        force = correlation * force + fresh
+    for force in islice(forces, config.steps):
         actions.append(np.clip(force, -1, 1))
         states.append(env.advance(actions[-1]))
     return np.array(states, np.float32), np.array(actions, np.float32)

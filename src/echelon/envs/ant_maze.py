@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from echelon.envs import layouts, mazes
 from echelon.envs.ant_views import DOWN, JOINTS, PLACE, TURN, cells, draw, metres
 from echelon.envs.layouts import Layout
-from echelon.envs.task import Array, Env, Image, Role, Trial, check_action
+from echelon.envs.task import Array, Env, Image, Role, Trial, check_action, sound
 from echelon.types import EchelonError
 
 NEAR = 1.0
@@ -85,7 +85,7 @@ class AntMaze(gym.Env[Image, Array]):
         start = np.array(given.get("start", self._random_place()), np.float64)
         self._goal = np.array(given.get("goal", self._random_place()), np.float64)
         self._state = standing(start) if start.shape == (2,) else start
-        if self._state.shape != (NUMBERS,) or not _sound(self._state):
+        if self._state.shape != (NUMBERS,) or not sound(self._state, TURN):
             raise EchelonError(
                 f"start: these {start.size} numbers are no state of the ant; take a place, or "
                 f"{NUMBERS} that 'info' or episodes give"
@@ -138,10 +138,6 @@ class AntMaze(gym.Env[Image, Array]):
             "place": self._place,
             "proprio": state[PROPRIO],
         }
-
-
-def _sound(state: Array) -> bool:
-    return bool(np.isfinite(state).all() and abs(np.linalg.norm(state[TURN]) - 1) < 1e-3)
 
 
 def _free(layout: Layout, place: Array) -> bool:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from echelon.data.episodes import Episodes
 from echelon.envs.cube_views import LEFTMOST, NEAREST, PLACE, TURN, WIDE, draw
 from echelon.envs.logged import LoggedTrial, of_role
-from echelon.envs.task import Array, Env, Image, Role, Trial, check_action
+from echelon.envs.task import Array, Env, Image, Role, Trial, check_action, sound
 from echelon.types import EchelonError
 
 NEAR = 0.04
@@ -81,7 +81,7 @@ class Cube(gym.Env[Image, Array]):
         for name in ("start", "goal"):
             given = (options or {}).get(name)
             state = self._random_state() if given is None else np.array(given, np.float64)
-            if state.shape != (NUMBERS,) or not _sound(state):
+            if state.shape != (NUMBERS,) or not sound(state, TURN):
                 raise EchelonError(
                     f"{name}: these {state.size} numbers are no state of arm and cube; take "
                     f"{NUMBERS} that 'info' or episodes give"
@@ -134,10 +134,6 @@ class Cube(gym.Env[Image, Array]):
 def _place(state: Array) -> Array:
     """Row and column of the cube from above, in cells."""
     return (state[PLACE][:2] - (NEAREST, LEFTMOST)) / (WIDE / CELLS[1])
-
-
-def _sound(state: Array) -> bool:
-    return bool(np.isfinite(state).all() and abs(np.linalg.norm(state[TURN]) - 1) < 1e-3)
 
 
 # ------------------------------------------------------------------ the world

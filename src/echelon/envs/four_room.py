@@ -27,6 +27,7 @@ from torch import Tensor
 from echelon.data.episodes import EpisodeWriter
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
+from echelon.envs.noise import correlated
 from echelon.envs.task import Array, Env, Image, Role, Trial, check_collection
 from echelon.progress import Progress
 from echelon.types import EchelonError
@@ -308,19 +309,17 @@ def _episodes(
     world = FourRooms(some, config.image_size, int(rng.integers(2**31)))
     experts = {int(i): _Expert(some[i], rng) for i in np.flatnonzero(expert)}
     correlation = rng.choice(config.correlations, count)[:, None]
-    noise = rng.normal(size=(count, 2))
+    noise = correlated(rng, correlation, (count, 2))
     frames, states, actions = list[Tensor](), list[Tensor](), list[NDArray[np.float64]]()
     for step in range(config.steps + 1):
         frames.append(world.images())
         states.append(torch.cat([world.agent, world.other], 1))
         if step == config.steps:
             break
-        fresh = rng.normal(size=(count, 2))
-        noise = correlation * noise + np.sqrt(1 - correlation**2) * fresh
-        action = noise.copy()
+        action = next(noise).copy()
         places = world.agent.tolist()
         for i, guide in experts.items():
-            action[i] = guide.direction(places[i]) + config.noise * noise[i]
+            action[i] = guide.direction(places[i]) + config.noise * action[i]
         actions.append(np.clip(action, -1, 1))
         world.step(torch.from_numpy(actions[-1]).float())
     pixels, state = torch.stack(frames, 1).numpy(), torch.stack(states, 1).numpy()

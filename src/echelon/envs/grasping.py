@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from echelon.data.episodes import EpisodeWriter
 from echelon.envs.cube import Cube, CubeTask, advance, random_state, simulation
 from echelon.envs.cube_views import draw
+from echelon.envs.noise import correlated
 from echelon.envs.task import Array, check_collection
 from echelon.progress import Progress
 from echelon.types import EchelonError
@@ -40,9 +42,7 @@ class CubeCollect:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_collection(self.episodes, self.steps, self.image_size, self.correlations)
-        if not 0 <= self.noise[0] <= self.noise[1]:
-            raise EchelonError("noise: the least and the most, at least 0")
+        check_collection(self.episodes, self.steps, self.image_size, self.correlations, self.noise)
         if not 0 <= self.planned <= 1:
             raise EchelonError("planned: a share, from 0 to 1")
 
@@ -77,11 +77,9 @@ def _grasp(
     oracle = _oracle(world, planned=bool(rng.random() < config.planned))
     oracle.reset(None, world.compute_ob_info())
     spread, correlation = rng.uniform(*config.noise), rng.choice(config.correlations)
-    noise = rng.normal(size=5)
-    for _ in range(config.steps):
+    for noise in islice(correlated(rng, correlation, (5,)), config.steps):
         if oracle.done:
             oracle.reset(*world.set_new_target())
-        noise = correlation * noise + np.sqrt(1 - correlation**2) * rng.normal(size=5)
         action = oracle.select_action(None, world.compute_ob_info()) + spread * noise
         actions.append(np.clip(action, -1, 1).astype(np.float32))
         states.append(advance(world, states[-1], actions[-1]))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from echelon.data.episodes import EpisodeWriter
+from echelon.envs.noise import correlated
 from echelon.envs.push_t import REACH, PushT, PushTTask, random_state
 from echelon.envs.t_block import BOXES, HIGH, LOW, MIDDLE, RADIUS, draw, gap
 from echelon.envs.task import Array, check_collection
@@ -84,12 +86,10 @@ def _explore(
     start = random_state(rng)
     env.reset(options={"start": start, "goal": start})
     pusher = _Pusher(config, rng)
-    correlation = rng.choice(config.correlations)
-    noise = rng.normal(size=2)
+    noise = correlated(rng, rng.choice(config.correlations), (2,))
     states, actions = [env.state], list[NDArray[np.float32]]()
-    for _ in range(config.steps):
-        noise = correlation * noise + np.sqrt(1 - correlation**2) * rng.normal(size=2)
-        action = pusher.action(states[-1]) + config.noise * noise
+    for extra in islice(noise, config.steps):
+        action = pusher.action(states[-1]) + config.noise * extra
         actions.append(np.clip(action, -1, 1).astype(np.float32))
         states.append(env.advance(actions[-1]))
     return np.array(states), np.array(actions)

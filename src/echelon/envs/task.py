@@ -40,7 +40,11 @@ class Trial:
 
 
 def check_collection(
-    episodes: int, steps: int, image_size: int, correlations: Sequence[float]
+    episodes: int,
+    steps: int,
+    image_size: int,
+    correlations: Sequence[float],
+    noise: tuple[float, float] = (0.0, 0.0),
 ) -> None:
     """What every collection must keep to; EchelonError otherwise."""
     if episodes < 2 or steps < 1:
@@ -49,6 +53,13 @@ def check_collection(
         raise EchelonError("image-size: must be a multiple of 8")
     if not correlations or not all(0 <= c < 1 for c in correlations):
         raise EchelonError("correlations: at least one, each at least 0 and below 1")
+    if not 0 <= noise[0] <= noise[1]:
+        raise EchelonError("noise: the least and the most, at least 0")
+
+
+def sound(state: Array, turn: slice) -> bool:
+    """Whether a body's state is all finite, and its turn a unit quaternion."""
+    return bool(np.isfinite(state).all() and abs(np.linalg.norm(state[turn]) - 1) < 1e-3)
 
 
 def check_action(action: Array) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ from echelon.envs.ant_maze import (
 )
 from echelon.envs.ant_views import PLACE, cells, draw
 from echelon.envs.gait import Walker
+from echelon.envs.noise import correlated
 from echelon.envs.task import Array, check_collection
 from echelon.progress import Progress
 from echelon.types import EchelonError
@@ -79,9 +81,7 @@ class AntMazeCollect:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_collection(self.episodes, self.steps, self.image_size, self.correlations)
-        if not 0 <= self.noise[0] <= self.noise[1]:
-            raise EchelonError("noise: the least and the most, at least 0")
+        check_collection(self.episodes, self.steps, self.image_size, self.correlations, self.noise)
         if not 0 <= self.exploring <= 1:
             raise EchelonError("exploring: a share, from 0 to 1")
         if self.every < 1:
@@ -114,9 +114,7 @@ def walk(config: AntMazeCollect, rng: np.random.Generator) -> tuple[Array, NDArr
     way: Way = Exploring(config.every, rng) if explores else Errands(rng)
     walker = Walker(int(rng.integers(100)))
     spread, correlation = rng.uniform(*config.noise), rng.choice(config.correlations)
-    noise = rng.normal(size=8)
-    for _ in range(config.steps):
-        noise = correlation * noise + np.sqrt(1 - correlation**2) * rng.normal(size=8)
+    for noise in islice(correlated(rng, correlation, (8,)), config.steps):
         action = walker.torques(states[-1], way(states[-1])) + spread * noise
         actions.append(np.clip(action, -1, 1).astype(np.float32))
         states.append(advance(world, states[-1], actions[-1]))
