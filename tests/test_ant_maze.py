@@ -481,5 +481,5 @@ def test_what_is_recalled_began_in_such_a_posture() -> None:
     recall.fit({"z": z, "dz": torch.zeros(20, 4), "p": posture}, actions, left)
     for first in (0, 10):
         now = {"z": z[:1], "dz": torch.zeros(1, 4), "p": posture[first][None]}
-        (found,) = recall(now, {"z": z[5:6]}, 1, 5)[0]
+        (found,) = recall(now, [{"z": z[5:6]}], 1, 5)[0, 0]
         assert torch.equal(found, actions[first : first + 5])

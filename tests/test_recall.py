@@ -91,9 +91,21 @@ def test_the_best_of_all_sequences_come_first(count: int, horizon: int, seed: in
             began = (state["z"][at] - now["z"][env]).square().sum() + moved.square().sum()
             led = (state["z"][at + 1 : at + 1 + horizon] - goal["z"][env]).square().sum(1).min()
             worth[env, at] = BEGAN * began + led
-    found = recall(now, goal, count, horizon)
+    found = recall(now, [goal], count, horizon)[:, 0]
     best = worth.argsort(1)[:, :count]
     assert torch.equal(found, actions[best[..., None] + torch.arange(horizon)])
+
+
+def test_several_goals_at_once() -> None:
+    recall = Recall(30, 6, 2, things=3)
+    state, actions, left = wandering(30, 6)
+    recall.fit(state, actions, left)
+    now, _, _ = wandering(9, 6, 1)
+    goals = [{"z": now["z"] + 1}, {"z": now["z"].flip(0)}]
+    found = recall(now, goals, 4, 5)
+    assert found.shape == (9, 2, 4, 5, 2)
+    for goal, alone in zip(goals, found.unbind(1), strict=True):
+        torch.testing.assert_close(recall(now, [goal], 4, 5)[:, 0], alone)
 
 
 @given(
@@ -126,7 +138,7 @@ def test_what_was_done_is_turned_with_what_it_was_done_to(
     shift = torch.tensor([down, right])
     now = {"z": elsewhere(z[at], shift), "dz": elsewhere(dz[at], torch.zeros(2))}
     goal = {"z": elsewhere(z[at + 7], shift)}
-    found = recall(now, goal, 3, 10)[0, 0]
+    found = recall(now, [goal], 3, 10)[0, 0, 0]
     wanted = actions[at : at + 10]
     torch.testing.assert_close(found @ meant.T, wanted @ meant.T @ turn.T, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found[:, 2], wanted[:, 2])  # what goes nowhere stays as it is
@@ -142,14 +154,14 @@ def test_a_model_keeps_them(trained: tuple[Hierarchy, Episodes], tmp_path: Path)
 def test_more_or_longer_than_are_kept(trained: tuple[Hierarchy, Episodes]) -> None:
     level = trained[0].levels[0]
     state = {"z": torch.zeros(1, 4), "dz": torch.zeros(1, 4)}
-    assert level.recall(state, state, KEPT + 1, 6).shape == (1, KEPT, 6, 1)
-    sequences = level.recall(state, state, 10, 30)[0]
+    assert level.recall(state, [state], KEPT + 1, 6).shape == (1, 1, KEPT, 6, 1)
+    sequences = level.recall(state, [state], 10, 30)[0, 0]
     assert len({sequence.numpy().tobytes() for sequence in sequences}) == 3  # whole episodes
     with pytest.raises(EchelonError, match=r"31 steps cannot be recalled.* more than 30"):
-        level.recall(state, state, 1, 31)
+        level.recall(state, [state], 1, 31)
     none = Hierarchy(model_config(1), 1).levels[0]
     with pytest.raises(EchelonError, match="train with recall above 0"):
-        none.recall(state, state, 1, 1)
+        none.recall(state, [state], 1, 1)
     with pytest.raises(EchelonError, match="recall: -1 must be at least 0"):
         ModelConfig(recall=-1)
 
@@ -176,7 +188,7 @@ def test_a_level_recalls_what_the_one_below_did(trained: tuple[Hierarchy, Episod
     goals = planner.aim((*model.lift(model.encode(frames.flip(0))),))
     found = planner.recall((*states,), goals, 5, 2)
     fine, above = model.levels
-    done = fine.recall(states[0], goals[0], 5, 8)
+    done = fine.recall(states[0], [goals[0]], 5, 8)[:, 0]
     assert torch.equal(found, above.encode_action(done.unflatten(2, (2, 4))))
 
 

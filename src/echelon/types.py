@@ -257,10 +257,10 @@ class LevelModel(Protocol):
         """``segment [..., stride, A below] -> action [..., A]``"""
         ...
 
-    def recall(self, state: State, goal: State, count: int, horizon: int) -> Tensor:
-        """Level 0: ``state [B, ...], goal [B, ...] -> actions [B, count, horizon, A]`` that were once
-        done in such a state and led near such a goal, fewer where few are known; an EchelonError where
-        none are, or shorter ones.
+    def recall(self, state: State, goals: Sequence[State], count: int, horizon: int) -> Tensor:
+        """Level 0: ``state [B, ...], goals [B, ...] each -> actions [B, goals, count, horizon, A]``
+        that were once done in such a state and led near each of them, fewer where few are known; an
+        EchelonError where none are, or shorter ones.
         """
         ...
 

@@ -241,15 +241,17 @@ class Level(nn.Module):
         assert isinstance(self.lift, LatentLift | SharedLift)
         return self.lift.place(state)
 
-    def recall(self, state: LatentState, goal: LatentState, count: int, horizon: int) -> Tensor:
-        """``state [B, D], goal [B, D] -> actions [B, count, horizon, A]`` of level 0 that were done in
-        such a state and led near the goal; see `Recall`. EchelonError where none are kept.
+    def recall(
+        self, state: LatentState, goals: Sequence[LatentState], count: int, horizon: int
+    ) -> Tensor:
+        """``state [B, D], goals [B, D] each -> actions [B, goals, count, horizon, A]`` of level 0 that
+        were done in such a state and led near each; see `Recall`. EchelonError where none are kept.
         """
         if self.known is None:
             raise EchelonError(
                 "proposal: recall needs episodes that the model keeps; train with recall above 0"
             )
-        return self.known(state, goal, count, horizon)
+        return self.known(state, goals, count, horizon)
 
     @property
     def neighbours(self) -> tuple[LatentState, LatentState]:

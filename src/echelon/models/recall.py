@@ -6,7 +6,7 @@ with what is found, and its model decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -27,7 +27,7 @@ MOTION = 0.5
 """weight of how things move as it begins, beside where they are"""
 SENSED = 0.5
 """weight of proprioception as it begins, where states hold it, beside where things are"""
-ROWS = 8
+ROWS = 4
 """states at a time, whose sequences a processor's caches hold"""
 
 
@@ -77,9 +77,9 @@ class Recall(nn.Module):
             self.plane.copy_(torch.linalg.lstsq(given, others[on + 1] - others[on]).solution[:-1])
             self.back.copy_(torch.linalg.pinv(self.plane))
 
-    def forward(self, state: State, goal: State, count: int, horizon: int) -> Tensor:
-        """``state [B, D], goal [B, D] -> actions [B, count, horizon, A]``, the best first, fewer where
-        few are kept. EchelonError where no episode is so long.
+    def forward(self, state: State, goals: Sequence[State], count: int, horizon: int) -> Tensor:
+        """``state [B, D], goals [B, D] each -> actions [B, goals, count, horizon, A]``, for each goal
+        the best first, fewer where few are kept. EchelonError where no episode is so long.
         """
         longest = max(int(self.left.max()), 0)
         if horizon > longest:
@@ -87,39 +87,43 @@ class Recall(nn.Module):
                 f"proposal: {horizon} steps cannot be recalled, in no episode that is kept are there "
                 f"more than {longest}; use a shorter horizon"
             )
-        now = self._begun(state)
-        away = self.began.square().sum(-1) - 2 * now @ self.began.T  # and what is the same for all
-        away = away.masked_fill(self.left < horizon, torch.inf)
-        away, pool = away.topk(min(POOL, len(self.left)), largest=False)
+        now, pool = self._begun(state), min(POOL, len(self.left))
+        least = torch.where(self.left < horizon, torch.inf, self.began.square().sum(-1))
         found: list[Tensor] = []
         for rows in torch.arange(len(now), device=now.device).split(ROWS):
-            near = self._came_near(pool[rows], state["z"][rows], goal["z"][rows], horizon)
-            best = (BEGAN * away[rows] + near).topk(min(count, pool.shape[1]), largest=False)
-            index = torch.where(best.values.isfinite(), best.indices, best.indices[:, :1])
-            found.append(self._actions(pool[rows].gather(1, index), state["z"][rows], horizon))
+            # Squared, but for what is the same for all.
+            away = torch.addmm(least, now[rows], self.began.T, alpha=-2)
+            away, moments = away.topk(pool, largest=False)
+            z, each = state["z"][rows], list[Tensor]()
+            for goal in goals:
+                near = self._came_near(moments, z, goal["z"][rows], horizon)
+                best = (BEGAN * away + near).topk(min(count, pool), largest=False)
+                index = torch.where(best.values.isfinite(), best.indices, best.indices[:, :1])
+                each.append(self._actions(moments.gather(1, index), z, horizon))
+            found.append(torch.stack(each, 1))
         return torch.cat(found)
 
     def _came_near(self, moments: Tensor, z: Tensor, goal: Tensor, horizon: int) -> Tensor:
         """``moments [B, P], z [B, D], goal [B, D] -> [B, P]``: squared, at the nearest."""
-        led = self.places[self._following(moments, 1, horizon)]
-        led = self._seen(led, self._view(self.places[moments][..., None, :]))
-        wanted = self._seen(goal, self._view(z))[:, None, None]
-        return (led - wanted).square().sum(-1).amin(-1)
+        # What is turned keeps its length: it is the goal that is brought to each moment.
+        wanted = self._placed(
+            self._seen(goal, self._view(z))[:, None], self._view(self.places[moments])
+        )
+        frames, size = self.places.shape
+        after = self.places.as_strided((frames - horizon, horizon, size), (size, size, 1), size)
+        led = after[moments.clamp_max(frames - horizon - 1)]
+        return (led - wanted[:, :, None]).norm(dim=-1).amin(-1).square()
 
     def _actions(self, moments: Tensor, z: Tensor, horizon: int) -> Tensor:
         """``moments [B, K], z [B, D] -> [B, K, horizon, A]``, turned to where it is looked from now."""
-        actions = self.done[self._following(moments, 0, horizon)]
+        later = torch.arange(horizon, device=moments.device)
+        actions = self.done[(moments[..., None] + later).clamp_max(len(self.left) - 1)]
         then, now = self._view(self.places[moments][..., None, :]), self._view(z[:, None, None])
         if then is None or now is None:
             return actions
         there = actions @ self.plane
         here = turned(turned(there[..., None, :], then[1], -1), now[1], 1)[..., 0, :]
         return actions + (here - there) @ self.back
-
-    def _following(self, moments: Tensor, first: int, count: int) -> Tensor:
-        """``[...] -> [..., count]`` frames that follow on moments, the first so many later."""
-        later = torch.arange(first, first + count, device=moments.device)
-        return (moments[..., None] + later).clamp_max(len(self.left) - 1)
 
     def _begun(self, state: State) -> Tensor:
         """``[..., D] -> [..., 2 D + P]`` that are alike where sequences begin alike."""
@@ -138,3 +142,10 @@ class Recall(nn.Module):
             return z
         middle, facing = view
         return turned(z.unflatten(-1, (-1, 2)) - middle[..., None, :], facing, -1).flatten(-2)
+
+    def _placed(self, seen: Tensor, view: View | None) -> Tensor:
+        """``[..., D]`` what is seen from somewhere, where that is."""
+        if view is None:
+            return seen
+        middle, facing = view
+        return (turned(seen.unflatten(-1, (-1, 2)), facing, 1) + middle[..., None, :]).flatten(-2)

@@ -271,9 +271,8 @@ class Planner:
         if self.below is None:
             goal = goals[0]
             wanted = [goal, goal["instead"]] if offers(goal) else [goal]
-            each = -(-count // len(wanted))
-            found = [self.level.recall(states[0], goal, each, horizon) for goal in wanted]
-            return torch.stack(found, 2).flatten(1, 2)[:, :count]
+            found = self.level.recall(states[0], wanted, -(-count // len(wanted)), horizon)
+            return found.transpose(1, 2).flatten(1, 2)[:, :count]
         done = self.below.recall(states[:-1], goals[:-1], count, horizon * self.level.stride)
         return self.level.encode_action(done.unflatten(2, (horizon, self.level.stride)))
 
