@@ -189,13 +189,14 @@ def test_ways_to_a_subgoal_are_those_over_the_floor_in_view() -> None:
     assert torch.equal(low["z"], at(3, 4))
 
 
+@torch.no_grad()
 def test_what_is_around_is_seen_from_each_place_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = with_paths(2), list[Tensor]()
     here = model.encode(torch.randint(256, (1, 2, 16, 16, 3), dtype=torch.uint8))
     predict = Level.predict
 
     def watched(level: Level, state: Any, action: Tensor) -> Any:
-        seen.append(state["scene"][:1])
+        seen.append(state["scene"][:1, 0])
         return predict(level, state, action)
 
     monkeypatch.setattr(Level, "predict", watched)

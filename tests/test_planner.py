@@ -21,6 +21,7 @@ from echelon.config import (
     PlannerConfig,
 )
 from echelon.models.hierarchy import Hierarchy
+from echelon.planning import planner as planners
 from echelon.planning.cem import CEM
 from echelon.planning.costs import DistanceCost, lifted
 from echelon.planning.ledger import macs_of
@@ -59,6 +60,8 @@ class Point:
     size: int = 2
     mean: float = 0.0
     rows: int = 0
+    most: int = 0
+    """rows at a time"""
 
     @property
     def prior(self) -> ActionPrior:
@@ -66,7 +69,8 @@ class Point:
         return ActionPrior(self.mean * one, 0.5 * one, -one, one)
 
     def predict(self, state: State, action: Tensor) -> State:
-        self.rows += len(action)
+        self.rows += action[..., 0].numel()
+        self.most = max(self.most, action[..., 0].numel())
         move = action @ (self.reach * torch.eye(self.size))
         return {"z": state["z"] + move, "dz": move}
 
@@ -677,6 +681,41 @@ def test_the_start_is_shifted_by_steps_of_its_own_level() -> None:
 
 
 # ---------------------------------------------------------------------------- ledger
+
+
+def test_many_candidates_advance_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    level = Point()
+    planner = build([level], [PlannerConfig(4, 1)])
+    state, goal, actions = (
+        at([0.0, 0.0], [1.0, 0.0]),
+        at([3.0, 3.0], [0.0, 1.0]),
+        torch.rand(2, 9, 4, 2),
+    )
+    whole = planner.evaluate(state, goal, actions)
+    assert whole.shape == (2, 9)
+    assert level.most == 18
+    monkeypatch.setattr(planners, "ROWS", 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    level.most = 0
+    assert torch.equal(planner.evaluate(state, goal, actions), whole)
+    assert level.most == 8
+    planner.evaluate(state, goal, actions.requires_grad_())
+    assert level.most == 18  # what is differentiated stays whole
+
+
+def test_candidates_share_what_is_the_same_for_all() -> None:
+    state = at([0.0, 0.0], [1.0, 0.0]) | {"dz": torch.zeros(2, 2)}
+    seen: list[int] = []
+
+    class Looked(Point):
+        def predict(self, state: State, action: Tensor) -> State:
+            seen.append(state["scene"].untyped_storage().nbytes())
+            return super().predict(state, action) | {"scene": state["scene"]}
+
+    scene = torch.rand(2, 3, 8, 8)
+    states = rollout(Looked(), state | {"scene": scene}, torch.rand(2, 5, 4, 2))
+    assert states["scene"].shape == (2, 5, 4, 3, 8, 8)
+    assert seen == [scene.untyped_storage().nbytes()] * 4
 
 
 @pytest.mark.parametrize("kind", ["cem", "icem", "mppi"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from echelon.models import linear, predictors
+from echelon.models import linear
 from echelon.models.encoders import PatchEncoder
 from echelon.models.linear import Linear
 from echelon.models.predictors import ResidualMLP
@@ -62,21 +62,6 @@ def test_rows_are_predicted_alone(leading: tuple[int, ...]) -> None:
         assert together.shape == x.shape
         alone = [model(a, b) for a, b in zip(x.reshape(-1, 24), action.reshape(-1, A), strict=True)]
         assert torch.allclose(together.reshape(-1, 24), torch.stack(alone))
-
-
-def test_many_rows_are_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = shaken(ResidualMLP(24, A, 8, 2))
-    x, action = torch.randn(10, 24).double(), torch.randn(10, A).double()
-    seen: list[int] = []
-    model.nonlinear.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    monkeypatch.setattr(predictors, "ROWS", 3)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    whole = model(x, action)
-    assert seen == [10]  # what is differentiated stays whole
-    with torch.no_grad():
-        assert torch.allclose(model(x, action), whole)
-        assert seen[1:] == [3, 3, 3, 1]
-        assert model(x[:0], action[:0]).shape == (0, 24)
 
 
 @pytest.mark.parametrize("history", [1, 2, 4])
@@ -288,7 +273,11 @@ def test_sizes_that_do_not_fit() -> None:
 
 
 @pytest.mark.parametrize("shape", [(200, 8), (3, 70, 8), (2, 8), (8,)])
-def test_a_linear_layer_is_as_pytorchs_whoever_multiplies(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_linear_layer_is_as_pytorchs_whoever_multiplies(
+    shape: tuple[int, ...], slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "_slow", lambda: slow)
     ours = Linear(8, 5)
     x, g = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 5)
     wanted = nn.functional.linear(x, ours.weight, ours.bias)
@@ -311,11 +300,16 @@ def test_what_onednn_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         return to_mkldnn(x)
 
     monkeypatch.setattr(Tensor, "to_mkldnn", noted)
+    monkeypatch.setattr(linear, "_slow", lambda: True)
     layer, x = Linear(8, 5), torch.randn(linear.FEWEST, 8)
     layer(x[1:])
     with torch.autocast("cpu"):
         layer(x)
     layer.double()(x.double())
+    layer.float()
+    with monkeypatch.context() as patch:
+        patch.setattr(linear, "_slow", lambda: False)
+        layer(x)
     assert not asked
-    layer.float()(x)
+    layer(x)
     assert asked == [torch.float32]

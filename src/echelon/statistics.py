@@ -25,8 +25,10 @@ from echelon.models.paths import logits_at
 from echelon.models.things import ThingsEncoder
 from echelon.types import EchelonError, tree_map
 
-ENCODE_BATCH = 2048
-"""frames encoded at once"""
+TOGETHER = {"cpu": 64}
+"""frames encoded at once: what a processor's caches hold of them"""
+MOST = 2048
+"""the same elsewhere"""
 FLOORS, PLACES = 500, 4
 """frames, and places seen at other times of their episodes, that tell passable logits from others; as
 many frames, and another of each episode, tell what moves"""
@@ -102,7 +104,8 @@ def encode(model: Hierarchy, episodes: Episodes, rows: Ids | None = None) -> Ten
     back = np.arange(frames) - frames + 1
     clips = np.maximum(rows[:, None] + back, first[:, None])
     latents: list[Tensor] = []
-    for chunk in np.array_split(clips, math.ceil(clips.size / ENCODE_BATCH)):
+    together = TOGETHER.get(device.type, MOST)
+    for chunk in np.array_split(clips, math.ceil(clips.size / together)):
         pixels = torch.from_numpy(episodes.pixels[chunk]).to(device)
         latents.append(lift.encoder(pixels)[:, 0])
     return torch.cat(latents)

@@ -64,6 +64,7 @@ class Trainer:
         self.foreign = foreign
         self._truth = truth
         self._warned: set[tuple[int, int]] = set()
+        self._latents: Tensor | None = None  # of all frames, while the encoder stays as it is
         torch.manual_seed(train.seed)
         proprio_dim = _proprio_dim(episodes, model)
         self.model = Hierarchy(model, episodes.action_dim, proprio_dim, foreign)
@@ -178,9 +179,11 @@ class Trainer:
     def _batches(self, stage: StageConfig, index: int) -> tuple[Batches, Batches]:
         device = self.fabric.device
         if stage.train_encoder:
-            inputs = {"pixels": torch.from_numpy(self.episodes.pixels)}
+            inputs, self._latents = {"pixels": torch.from_numpy(self.episodes.pixels)}, None
         else:
-            inputs = {"latents": statistics.encode(self.model, self.episodes)}
+            if self._latents is None:
+                self._latents = statistics.encode(self.model, self.episodes)
+            inputs = {"latents": self._latents}
         if column := self.model.config.proprio:
             inputs["proprio"] = torch.from_numpy(self.episodes.column(column).astype(np.float32))
         actions = torch.from_numpy(np.nan_to_num(self.episodes.actions))

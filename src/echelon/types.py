@@ -249,7 +249,9 @@ class LevelModel(Protocol):
     def prior(self) -> ActionPrior: ...
 
     def predict(self, state: State, action: Tensor) -> State:
-        """One step of this level; see :meth:`WorldModel.predict`."""
+        """``state [..., parts], action [..., A] -> state [..., parts]`` one step of this level later.
+        Leading dimensions may be expanded: of all candidates of a search it is the same scene.
+        """
         ...
 
     @property

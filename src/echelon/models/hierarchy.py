@@ -334,10 +334,13 @@ class ForeignLevel(Level):
         self.predictor = self.inverse = nn.Identity()  # nothing here is trained
 
     def predict(self, state: LatentState, action: Tensor) -> LatentState:
-        """``state [B, D], action [B, A] -> state [B, D]`` one step later, by the model's own."""
+        """``state [..., D], action [..., A] -> state [..., D]`` one step later, by the model's own."""
         assert isinstance(self.lift, ForeignLift)
-        after = self.lift.encoder.foreign.model.predict(state["foreign"], action)
-        z = self.lift.encoder.features(after)
+        leading = action.shape[:-1]
+        rows = tree_map(lambda x: x.flatten(0, len(leading) - 1), state["foreign"])
+        after = self.lift.encoder.foreign.model.predict(rows, action.flatten(0, -2))
+        z = self.lift.encoder.features(after).unflatten(0, leading)
+        after = tree_map(lambda x: x.unflatten(0, leading), after)
         return {"z": z, "dz": self.lift.scale * (z - state["z"]), "foreign": after}
 
 

@@ -6,16 +6,12 @@ parts of a state, one after the other. One with a memory takes and gives what it
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from echelon.models.linear import Linear
-
-ROWS = 800
-"""predicted at a time by each thread of a processor, whose caches then hold the hidden units"""
 
 
 def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
@@ -48,20 +44,5 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor, action: Tensor) -> Tensor:
         """``x [..., S], action [..., A] -> [..., S]``"""
-        parts = _parts(x)
-        if parts == 1:
-            return self._step(x, action)
-        pairs = zip(x.chunk(parts), action.chunk(parts), strict=True)
-        return torch.cat([self._step(*pair) for pair in pairs])
-
-    def _step(self, x: Tensor, action: Tensor) -> Tensor:
         both = torch.cat([x, action], -1)
         return x + self.linear(both) + self.nonlinear(both)
-
-
-def _parts(x: Tensor) -> int:
-    """In how many parts rows are best predicted: those of a search alone, and on a processor."""
-    whole = x.ndim != 2 or torch.is_grad_enabled() or x.device.type != "cpu"
-    if torch.compiler.is_compiling() or whole:
-        return 1
-    return max(1, math.ceil(len(x) / (ROWS * torch.get_num_threads())))

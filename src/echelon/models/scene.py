@@ -142,9 +142,14 @@ class Glimpse(nn.Module):
         self.register_buffer("around", torch.cartesian_prod(steps, steps))
 
     def forward(self, scene: Tensor, places: Tensor) -> Tensor:
-        """``scene [R, C, F, F], places [R, N, 2] in latent units -> [R, N, C * samples]``"""
-        seen = sampled(scene, places[:, :, None] / HALF + self.around)
-        return seen.transpose(1, 2).flatten(2)
+        """``scene [..., C, F, F], places [..., N, 2] in latent units -> [..., N, C * samples]``"""
+        leading = places.shape[:-1]
+        # Candidates of a search are in the same scene, and in many places of it: it is not copied.
+        if scene.ndim > 4 and scene.stride(-4) == 0:
+            scene, places = scene.select(-4, 0), places.flatten(-3, -2)
+        places = places.reshape(-1, places.shape[-2], 1, 2)
+        seen = sampled(scene.reshape(-1, *scene.shape[-3:]), places / HALF + self.around)
+        return seen.transpose(1, 2).reshape(*leading, -1)
 
 
 class LocalPredictor(WithMemory):
@@ -177,8 +182,7 @@ class LocalPredictor(WithMemory):
     def forward(self, x: Tensor, action: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`WithMemory`; what is kept is the scene ``[..., C, F, F]``, as it is."""
         assert kept is not None, "a lift of level 0 gives the scene"
-        places = x[..., : self.latent_dim].reshape(-1, self.latent_dim // 2, 2)
-        seen = self.glimpse(kept.reshape(-1, *kept.shape[-3:]), places)
+        seen = self.glimpse(kept, x[..., : self.latent_dim].unflatten(-1, (-1, 2)))
         moving = torch.cat([x[..., self.latent_dim :], action], -1)
-        every = torch.cat([seen.reshape(*x.shape[:-1], -1), moving], -1)
+        every = torch.cat([seen.flatten(-2), moving], -1)
         return x + self.linear(moving) + self.nonlinear(every), kept

@@ -49,16 +49,28 @@ from echelon.types import (
 def rollout(level: LevelModel, state: State, actions: Tensor) -> State:
     """Predicted states ``[B, K, H, ...]`` from ``state [B, ...]`` under ``actions [B, K, H, A]``.
 
-    The one place where models and search meet. All B x K rows advance together.
+    The one place where models and search meet. All B x K rows advance together; what is the same for
+    the candidates of an environment is not copied for each.
     """
-    batch, candidates, horizon, size = actions.shape
-    state = tree_map(lambda x: x.repeat_interleave(candidates, 0), state)
-    rows = actions.reshape(batch * candidates, horizon, size)
+    candidates, horizon = actions.shape[1:3]
+    state = tree_map(lambda x: x[:, None].expand(-1, candidates, *x.shape[1:]), state)
     states: list[State] = []
     for t in range(horizon):
-        state = level.predict(state, rows[:, t])
+        state = level.predict(state, actions[:, :, t])
         states.append(state)
-    return tree_map(lambda x: x.unflatten(0, (batch, candidates)), tree_stack(states, 1))
+    return tree_stack(states, 2)
+
+
+ROWS = 800
+"""candidates that a thread of a processor rolls out at a time, whose caches hold what is between"""
+
+
+def _together(actions: Tensor) -> int:
+    """How many of the candidates ``actions [B, K, H, A]`` best advance together."""
+    batch, candidates = actions.shape[:2]
+    if torch.compiler.is_compiling() or actions.requires_grad or actions.device.type != "cpu":
+        return candidates
+    return max(1, ROWS * torch.get_num_threads() // batch)
 
 
 @dataclass
@@ -282,7 +294,11 @@ class Planner:
 
     def evaluate(self, state: State, goal: State, actions: Tensor) -> Tensor:
         """``state [B, ...], goal [B, ...], actions [B, K, H, A] -> [B, K]``: what is minimised."""
-        cost = judged(self.cost, self.roll_out(state, actions), goal)
+        costs = [
+            judged(self.cost, self.roll_out(state, some), goal)
+            for some in actions.split(_together(actions), 1)
+        ]
+        cost = torch.cat(costs, 1)
         if self._support is not None:
             cost = cost + self.config.support * self._support(actions)
         return cost
