@@ -45,6 +45,9 @@ from echelon.types import (
     tree_stack,
 )
 
+ROWS = 800
+"""candidates that a thread of a processor rolls out at a time, whose caches hold what is between"""
+
 
 def rollout(level: LevelModel, state: State, actions: Tensor) -> State:
     """Predicted states ``[B, K, H, ...]`` from ``state [B, ...]`` under ``actions [B, K, H, A]``.
@@ -59,10 +62,6 @@ def rollout(level: LevelModel, state: State, actions: Tensor) -> State:
         state = level.predict(state, actions[:, :, t])
         states.append(state)
     return tree_stack(states, 2)
-
-
-ROWS = 800
-"""candidates that a thread of a processor rolls out at a time, whose caches hold what is between"""
 
 
 def _together(actions: Tensor) -> int:
