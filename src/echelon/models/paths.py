@@ -24,7 +24,7 @@ NARROW = 2.0
 
 def logits_at(floor: Tensor, places: Tensor) -> Tensor:
     """``floor [B, F, F], places [B, N, 2] in latent units -> [B, N]``"""
-    return sampled(floor[:, None], places[:, :, None] / HALF)[:, 0, :, 0]
+    return sampled(floor[:, None], places / HALF, places.new_zeros(1, 2))[:, 0, :, 0]
 
 
 def floor_loss(floor: Tensor, place: Tensor, seen: Tensor, tries: int = 4) -> Tensor:

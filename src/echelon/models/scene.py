@@ -122,12 +122,13 @@ class Scene(nn.Module):
         return found[..., 1:, :, :], found[..., 0, :, :]
 
 
-def sampled(maps: Tensor, at: Tensor) -> Tensor:
-    """``maps [B, C, F, F], at [B, N, K, 2] rows and columns from -1 to 1 -> [B, C, N, K]``, linear
-    between cells; beyond an image lies what lies at its edge.
+def sampled(maps: Tensor, places: Tensor, around: Tensor) -> Tensor:
+    """``maps [B, C, F, F], places [B, N, 2], around [K, 2] -> [B, C, N, K]``: what lies `around` each
+    place, both in rows and columns of which an image has those from -1 to 1; linear between cells, and
+    beyond an image lies what lies at its edge.
     """
-    column_first = at.flip(-1)  # as PyTorch has it
-    return functional.grid_sample(maps, column_first, padding_mode="border", align_corners=False)
+    at = places.flip(-1)[:, :, None] + around.flip(-1)  # columns first, as PyTorch has it
+    return functional.grid_sample(maps, at, padding_mode="border", align_corners=False)
 
 
 class Glimpse(nn.Module):
@@ -147,8 +148,8 @@ class Glimpse(nn.Module):
         # Candidates of a search are in the same scene, and in many places of it: it is not copied.
         if scene.ndim > 4 and scene.stride(-4) == 0:
             scene, places = scene.select(-4, 0), places.flatten(-3, -2)
-        places = places.reshape(-1, places.shape[-2], 1, 2)
-        seen = sampled(scene.reshape(-1, *scene.shape[-3:]), places / HALF + self.around)
+        scene, places = (x.reshape(-1, *x.shape[-n:]) for x, n in ((scene, 3), (places, 2)))
+        seen = sampled(scene, places / HALF, self.around)
         return seen.transpose(1, 2).reshape(*leading, -1)
 
 
