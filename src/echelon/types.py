@@ -98,7 +98,9 @@ class Window:
     """A stretch of experience as one level sees it: ``states[:, t]`` then ``actions[:, t]``."""
 
     states: State
-    """[B, T + 1, ...] observations (below level 0) or the states of a level"""
+    """[B, T + 1, ...] observations (below level 0) or the states of a level, and [B, 1, ...] of parts
+    that are the same in the whole window
+    """
     actions: Tensor
     """[B, T, A]"""
 

@@ -187,7 +187,8 @@ def coarsen(
     parts = [window.actions[:, a:b].transpose(0, 1) for a, b in pairwise(boundaries)]
     segments = pad_sequence(parts, batch_first=True).permute(2, 0, 1, 3)
     lengths = torch.tensor([len(part) for part in parts], device=segments.device)
-    kept = tree_map(lambda x: x[:, list(boundaries)], window.states)
+    # What is the same in a whole window is there once.
+    kept = tree_map(lambda x: x[:, list(boundaries)] if x.shape[1] > 1 else x, window.states)
     return Window(lift(kept), encode_action(segments, lengths.expand(batch, -1)))
 
 

@@ -67,14 +67,15 @@ class ImageLift(nn.Module):
         return 1 + self.encoder.frames
 
     def forward(self, observation: Observation) -> LatentState:
-        """``T + context - 1 frames (or T + 1 latents) -> states [..., T, D]``"""
+        """``T + context - 1 frames (or T + 1 latents) -> states [..., T, D]``, and ``[..., 1, ...]`` of
+        what is the same in a whole window.
+        """
         seen = observation if isinstance(observation, Mapping) else {"pixels": observation}
         state = self.changing(seen)
-        leading = tuple(state["z"].shape[:-1])
-        for part, whole in self._around(seen).items():
-            first = whole.unsqueeze(len(leading) - 1)
-            state[part] = first.expand(*leading, *first.shape[len(leading) :])
-        return state
+        leading = state["z"].ndim - 1
+        return state | {
+            part: whole.unsqueeze(leading - 1) for part, whole in self._around(seen).items()
+        }
 
     def changing(self, seen: Mapping[str, Tensor]) -> LatentState:
         """The states without what is the same in a whole window."""
