@@ -212,3 +212,10 @@ def test_a_page_that_cannot_be_written_is_told_first(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", "diverse-maze"]) == 2
     assert "docs/diverse-maze.md: cannot be read" in capsys.readouterr().err
+
+
+def test_what_others_go_on_from_is_trained_before_them() -> None:
+    names = {made.name: [before.name for before in CUBE.below(made)] for made in CUBE.models}
+    assert names["one-level"] == names["matched"] == []
+    assert names["levels-4"] == ["levels-3", "base", "one-level"]
+    assert names["own-latents"] == ["one-level"]

@@ -88,6 +88,11 @@ class Benchmark:
         """All models, the task's own first."""
         return (Trained("base", self.model, self.train, self.methods, self.start), *self.others)
 
+    def below(self, made: Trained) -> list[Trained]:
+        """The models that one goes on from, the next one first."""
+        starts = [other for other in self.models if other.name == made.start]
+        return [*starts, *(before for start in starts for before in self.below(start))]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -144,8 +149,8 @@ def run(mine: Benchmark, asked: Run, progress: Progress) -> None:
     if asked.trials < 1:
         raise EchelonError(f"trials: {asked.trials} measure nothing; use at least 1")
     asked.shows.check()  # a page that cannot be written is told now
-    # What goes on from no other takes longest: begun first, it leaves no core idle at the end.
-    begun = list(product(sorted(mine.models, key=lambda made: bool(made.start)), asked.seeds))
+    # What others go on from comes first, so that no core waits for it.
+    begun = list(product(sorted(mine.models, key=lambda made: len(mine.below(made))), asked.seeds))
     pieces = [
         (seed, split, made, method)
         for seed, split, made in product(asked.seeds, mine.budgets, mine.models)
@@ -180,8 +185,7 @@ def train(mine: Benchmark, asked: Run, made: Trained, seed: int, progress: Progr
     The model's checkpoint.
     """
     folder, start = _folder(mine, asked, seed), None
-    if made.start:
-        before = next(other for other in mine.models if other.name == made.start)
+    for before in mine.below(made)[:1]:
         start = str(train(mine, asked, before, seed, progress))
     with alone(folder):
         episodes = _collected(mine, asked, seed, progress)
