@@ -215,7 +215,6 @@ def test_a_page_that_cannot_be_written_is_told_first(
 
 
 def test_what_others_go_on_from_is_trained_before_them() -> None:
-    names = {made.name: [before.name for before in CUBE.below(made)] for made in CUBE.models}
-    assert names["one-level"] == names["matched"] == []
-    assert names["levels-4"] == ["levels-3", "base", "one-level"]
-    assert names["own-latents"] == ["one-level"]
+    names = [made.name for made in CUBE.in_turn]
+    assert names == ["one-level", "matched", "base", "own-latents", "levels-3", "levels-4"]
+    assert [made.name for made in CUBE.below(CUBE.in_turn[-1])] == ["levels-3", "base", "one-level"]

@@ -680,17 +680,11 @@ def test_the_start_is_shifted_by_steps_of_its_own_level() -> None:
         assert top.optimizer.starts[-1][0, :, 0].tolist() == pytest.approx(expected)
 
 
-# ---------------------------------------------------------------------------- ledger
-
-
 def test_many_candidates_advance_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     level = Point()
     planner = build([level], [PlannerConfig(4, 1)])
-    state, goal, actions = (
-        at([0.0, 0.0], [1.0, 0.0]),
-        at([3.0, 3.0], [0.0, 1.0]),
-        torch.rand(2, 9, 4, 2),
-    )
+    state, goal = at([0.0, 0.0], [1.0, 0.0]), at([3.0, 3.0], [0.0, 1.0])
+    actions = torch.rand(2, 9, 4, 2)
     whole = planner.evaluate(state, goal, actions)
     assert whole.shape == (2, 9)
     assert level.most == 18
@@ -704,7 +698,7 @@ def test_many_candidates_advance_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_candidates_share_what_is_the_same_for_all() -> None:
-    state = at([0.0, 0.0], [1.0, 0.0]) | {"dz": torch.zeros(2, 2)}
+    state = at([0.0, 0.0], [1.0, 0.0])
     seen: list[int] = []
 
     class Looked(Point):
@@ -716,6 +710,9 @@ def test_candidates_share_what_is_the_same_for_all() -> None:
     states = rollout(Looked(), state | {"scene": scene}, torch.rand(2, 5, 4, 2))
     assert states["scene"].shape == (2, 5, 4, 3, 8, 8)
     assert seen == [scene.untyped_storage().nbytes()] * 4
+
+
+# ---------------------------------------------------------------------------- ledger
 
 
 @pytest.mark.parametrize("kind", ["cem", "icem", "mppi"])

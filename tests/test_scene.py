@@ -81,6 +81,15 @@ def test_a_glimpse_reads_the_map_where_it_looks() -> None:
     assert glimpse.around.abs().max() == pytest.approx(1.5 * 2 / GRID)
 
 
+def test_candidates_that_share_a_scene_see_what_each_would_see_in_its_own() -> None:
+    glimpse = Glimpse(3, 1.5, GRID)
+    scene, places = torch.randn(2, 3, GRID, GRID), torch.randn(2, 5, 1, 2)
+    shared = scene[:, None].expand(-1, 5, -1, -1, -1)
+    seen = glimpse(shared, places)
+    assert seen.shape == (2, 5, 1, 27)
+    torch.testing.assert_close(seen, glimpse(shared.contiguous(), places))
+
+
 def test_a_local_predictor_knows_surroundings_and_no_place() -> None:
     """The same surroundings elsewhere give the same change; other surroundings another one."""
     torch.manual_seed(0)

@@ -25,10 +25,10 @@ from echelon.models.paths import logits_at
 from echelon.models.things import ThingsEncoder
 from echelon.types import EchelonError, tree_map
 
-TOGETHER = {"cpu": 64}
-"""frames encoded at once: what a processor's caches hold of them"""
-MOST = 2048
-"""the same elsewhere"""
+ENCODE_BATCH = 2048
+"""frames encoded at once"""
+CPU_BATCH = 64
+"""the same on a processor, whose caches hold them"""
 FLOORS, PLACES = 500, 4
 """frames, and places seen at other times of their episodes, that tell passable logits from others; as
 many frames, and another of each episode, tell what moves"""
@@ -104,7 +104,7 @@ def encode(model: Hierarchy, episodes: Episodes, rows: Ids | None = None) -> Ten
     back = np.arange(frames) - frames + 1
     clips = np.maximum(rows[:, None] + back, first[:, None])
     latents: list[Tensor] = []
-    together = TOGETHER.get(device.type, MOST)
+    together = CPU_BATCH if device.type == "cpu" else ENCODE_BATCH
     for chunk in np.array_split(clips, math.ceil(clips.size / together)):
         pixels = torch.from_numpy(episodes.pixels[chunk]).to(device)
         latents.append(lift.encoder(pixels)[:, 0])

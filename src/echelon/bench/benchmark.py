@@ -88,6 +88,11 @@ class Benchmark:
         """All models, the task's own first."""
         return (Trained("base", self.model, self.train, self.methods, self.start), *self.others)
 
+    @property
+    def in_turn(self) -> list[Trained]:
+        """The models as they are trained: those that others go on from first, so that no core waits."""
+        return sorted(self.models, key=lambda made: len(self.below(made)))
+
     def below(self, made: Trained) -> list[Trained]:
         """The models that one goes on from, the next one first."""
         starts = [other for other in self.models if other.name == made.start]
@@ -149,8 +154,7 @@ def run(mine: Benchmark, asked: Run, progress: Progress) -> None:
     if asked.trials < 1:
         raise EchelonError(f"trials: {asked.trials} measure nothing; use at least 1")
     asked.shows.check()  # a page that cannot be written is told now
-    # What others go on from comes first, so that no core waits for it.
-    begun = list(product(sorted(mine.models, key=lambda made: len(mine.below(made))), asked.seeds))
+    begun = list(product(mine.in_turn, asked.seeds))
     pieces = [
         (seed, split, made, method)
         for seed, split, made in product(asked.seeds, mine.budgets, mine.models)
