@@ -75,11 +75,17 @@ def matched(_: ModelConfig) -> list[Method]:
 
 
 def searching(model: ModelConfig) -> tuple[PlannerConfig, ...]:
-    """Searches at every level that begin with what was done before, vary it, and go by the graph."""
-    above = replace(FLAT, hand_down="either")
+    """Searches by the graph that begin with what was done before. Level 0 varies it; levels above try
+    it as it is, and follow a plan until it is used up or fails, when the goal is handed down once.
+    """
+    once = replace(NEAREST.optimizer, iterations=1, residual=0.0)
+    above = replace(FLAT, optimizer=once, hand_down="either", watchdog=0.5, reached=0.6, trust=1)
     return (
         FLAT,
-        *(replace(above, horizon=max(1, AHEAD // each)) for each in model.durations[1:]),
+        *(
+            replace(above, horizon=max(1, AHEAD // each), replan=2 * each)
+            for each in model.durations[1:]
+        ),
     )
 
 
