@@ -155,9 +155,10 @@ def run(mine: Benchmark, asked: Run, progress: Progress) -> None:
         raise EchelonError(f"trials: {asked.trials} measure nothing; use at least 1")
     asked.shows.check()  # a page that cannot be written is told now
     begun = list(product(mine.in_turn, asked.seeds))
+    far_first = tuple(mine.budgets)[::-1]  # so that the last pieces, with idle cores, are short
     pieces = [
         (seed, split, made, method)
-        for seed, split, made in product(asked.seeds, mine.budgets, mine.models)
+        for seed, split, made in product(asked.seeds, far_first, mine.models)
         for method in made.methods(made.model)
     ]
     whole = asked.runs / mine.name / SECONDS

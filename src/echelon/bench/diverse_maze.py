@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -72,18 +72,23 @@ def trials(mine: Benchmark, _: Episodes, each: int, seed: int) -> Sequence[Trial
 
 
 def methods(model: ModelConfig) -> list[Method]:
-    """Two levels along shortest paths; the same cost on one level, at two budgets, and on one that is
-    shown the true way; the straight line, which is the distance of their latents, on both and on one,
-    at three budgets; and none.
+    """Two levels along shortest paths, and by the straight line, which is the distance of their
+    latents; the lower one, shown the true way; and none.
     """
     straight = settings_of(model, "latent", 2)["latent-2-patient-small"]
     return [
         Method.of("default", planner_for(model)),
         Method.of("straight-2-levels", straight),
-        *(Method.of(f"straight{times(n)}", with_cost(_more(n), "latent")) for n in (1, 4, 16)),
-        *(Method(SAME, f"paths{times(n)}", with_cost(_more(n), "learned")) for n in (1, 4)),
         Method("control:oracle-subgoals", "ahead-2", planner_for(model)[:1], ahead=2),
         Method("control:random", "uniform"),
+    ]
+
+
+def flat(_: ModelConfig) -> list[Method]:
+    """One level: by the straight line, at three budgets; and along shortest paths, at two."""
+    return [
+        *(Method.of(f"straight{times(n)}", with_cost(_more(n), "latent")) for n in (1, 4, 16)),
+        *(Method(SAME, f"paths{times(n)}", with_cost(_more(n), "learned")) for n in (1, 4)),
     ]
 
 
@@ -110,27 +115,36 @@ def matched(model: ModelConfig) -> list[Method]:
     ]
 
 
-def others(model: ModelConfig, train: TrainConfig) -> tuple[Trained, ...]:
-    """What else is compared: more levels; an upper level with a latent of its own, whose distance is
-    descended; and one level with as many parameters as the two have.
+def only(level: int) -> TrainConfig:
+    """One level above, with what lies below as it is."""
+    return replace(TRAIN, stages=(replace(_UPPER, levels=(level,)),))
+
+
+def others(
+    model: ModelConfig, train: TrainConfig, flat: Callable[[ModelConfig], list[Method]]
+) -> tuple[Trained, ...]:
+    """What else is compared: one level, which the two are trained on top of; more levels; an upper
+    level with a latent of its own, whose distance is descended; and one level with as many parameters
+    as the two have, trained for as long.
+
+    train: one level. flat: what is judged with it.
     """
     fine, above = model.levels
     third = replace(above, stride=3, spacing=1.5 * above.spacing, rollout=2)
     fourth = replace(above, stride=2, spacing=2.0 * above.spacing, rollout=1)
     own = LevelConfig(latent_dim=16, stride=above.stride, action_dim=8, rollout=3)
-    encoder, first, second = train.stages
+    encoder, lower = train.stages
+    longer = replace(train, stages=(encoder, replace(lower, steps=lower.steps + _UPPER.steps)))
 
-    def only(level: int) -> TrainConfig:
-        return replace(train, stages=(replace(second, levels=(level,)),))
+    def of(*levels: LevelConfig) -> ModelConfig:
+        return replace(model, levels=levels)
 
-    wide = replace(fine, width=MATCHED)
-    alone = replace(train, stages=(encoder, replace(first, steps=first.steps + second.steps)))
-    levels = (fine, above, third, fourth)
     return (
-        Trained("levels-3", replace(model, levels=levels[:3]), only(2), deeper, "base"),
-        Trained("levels-4", replace(model, levels=levels), only(3), deeper, "levels-3"),
-        Trained("own-latents", replace(model, levels=(fine, own)), train, on_own),
-        Trained("matched", replace(model, levels=(wide,)), alone, matched),
+        Trained("one-level", of(fine), train, flat),
+        Trained("levels-3", of(fine, above, third), only(2), deeper, "base"),
+        Trained("levels-4", of(fine, above, third, fourth), only(3), deeper, "levels-3"),
+        Trained("own-latents", of(fine, own), only(1), on_own, "one-level"),
+        Trained("matched", of(replace(fine, width=MATCHED)), longer, matched),
     )
 
 
@@ -150,15 +164,11 @@ _MODEL = ModelConfig(
     ),
     encoder=EncoderConfig(kind="keypoints", grid=16),
 )
-_TRAIN = TrainConfig(
-    stages=(
-        StageConfig((), 200, 64, train_encoder=True, learning_rate=4e-3),
-        StageConfig((0,), 1500, 128, learning_rate=3e-3),
-        StageConfig((1,), 1000, 128, learning_rate=3e-3),
-    ),
-    ema=0.0,
-    num_threads=1,
-)
+_ENCODER = StageConfig((), 200, 64, train_encoder=True, learning_rate=4e-3)
+_LOWER = StageConfig((0,), 1500, 128, learning_rate=3e-3)
+_UPPER = StageConfig((1,), 1000, 128, learning_rate=3e-3)
+TRAIN = TrainConfig(stages=(_ENCODER, _LOWER), ema=0.0, num_threads=1)
+"""one level"""
 
 DIVERSE_MAZE = Benchmark(
     name="diverse-maze",
@@ -180,10 +190,11 @@ DIVERSE_MAZE = Benchmark(
     ),
     collect=collect,
     model=_MODEL,
-    train=_TRAIN,
+    train=only(1),
     trials=trials,
     methods=methods,
-    others=others(_MODEL, _TRAIN),
+    others=others(_MODEL, TRAIN, flat),
+    start="one-level",
 )
 """published: arXiv 2604.03208, 2 trials a layout, a model trained on 5 million transitions"""
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from echelon.bench import diverse_maze
 from echelon.bench.benchmark import Benchmark, Run
 from echelon.bench.diverse_maze import DIVERSE_MAZE
-from echelon.config import DistanceConfig, EncoderConfig, ModelConfig, StageConfig
+from echelon.config import DistanceConfig, EncoderConfig, ModelConfig
 from echelon.data.episodes import Episodes
 from echelon.envs import four_room
 from echelon.envs.four_room import SPLITS, FourRoomCollect, FourRoomTask
@@ -33,12 +33,10 @@ def trials(mine: Benchmark, _: Episodes, each: int, seed: int) -> Sequence[Trial
     return [trial for split in found for trial in split]
 
 
-def methods(model: ModelConfig) -> list[Method]:
-    """As in the Diverse Maze; and one level with the distance of its latents where it looks as far as
-    a whole trial, at two budgets.
-    """
+def flat(model: ModelConfig) -> list[Method]:
+    """As in the Diverse Maze; and by the straight line as far ahead as trials last, at two budgets."""
     far = [Method.of(s.name, with_cost(s.levels, "latent")) for s in (FLAT_CHEAP, FLAT_MORE)]
-    return [*diverse_maze.methods(model), *far]
+    return [*diverse_maze.flat(model), *far]
 
 
 _MODEL = replace(
@@ -47,13 +45,8 @@ _MODEL = replace(
     encoder=EncoderConfig(kind="keypoints", grid=14, apart=10),
     image_size=56,
 )
-_TRAIN = replace(
-    DIVERSE_MAZE.train,
-    stages=(
-        StageConfig((), 600, 64, train_encoder=True, learning_rate=4e-3),
-        *DIVERSE_MAZE.train.stages[1:],
-    ),
-)
+_ENCODER, _LOWER = diverse_maze.TRAIN.stages
+_TRAIN = replace(diverse_maze.TRAIN, stages=(replace(_ENCODER, steps=600), _LOWER))
 
 FOUR_ROOM = Benchmark(
     name="four-room",
@@ -69,10 +62,11 @@ FOUR_ROOM = Benchmark(
     collection=FourRoomCollect(episodes=300),
     collect=four_room.collect,
     model=_MODEL,
-    train=_TRAIN,
+    train=diverse_maze.only(1),
     trials=trials,
-    methods=methods,
-    others=diverse_maze.others(_MODEL, _TRAIN),
+    methods=diverse_maze.methods,
+    others=diverse_maze.others(_MODEL, _TRAIN, flat),
+    start="one-level",
 )
 """published: arXiv 2610.06805, 3 models and 50 tasks, each planned with under 100 TFLOPs; tasks cross
 two rooms"""
