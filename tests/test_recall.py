@@ -20,7 +20,7 @@ from echelon import checkpoint
 from echelon.config import ModelConfig, OptimizerConfig, PlannerConfig
 from echelon.data.episodes import Episodes
 from echelon.models.hierarchy import Hierarchy
-from echelon.models.recall import BEGAN, MOTION, Recall
+from echelon.models.recall import BEGAN, BLOCK, MOTION, Recall, least_of
 from echelon.planning.optimizers import optimizer_of
 from echelon.planning.planner import build
 from echelon.planning.proposal import propose
@@ -94,6 +94,17 @@ def test_the_best_of_all_sequences_come_first(count: int, horizon: int, seed: in
     found = recall(now, [goal], count, horizon)[:, 0]
     best = worth.argsort(1)[:, :count]
     assert torch.equal(found, actions[best[..., None] + torch.arange(horizon)])
+
+
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 10**6))
+def test_the_least_of_many(blocks: int, count: int, seed: int) -> None:
+    values = torch.randperm(2 * blocks * BLOCK, generator=torch.Generator().manual_seed(seed))
+    values = values.float().unflatten(0, (2, -1))
+    values[values % 3 == 0] = torch.inf
+    best, where = least_of(values, count)
+    assert (best == values.topk(count, largest=False).values).all()
+    assert (values.gather(1, where) == best).all()
+    assert all(len(row.unique()) == count for row in where)
 
 
 def test_several_goals_at_once() -> None:

@@ -29,6 +29,8 @@ SENSED = 0.5
 """weight of proprioception as it begins, where states hold it, beside where things are"""
 ROWS = 4
 """states at a time, whose sequences a processor's caches hold"""
+BLOCK = 32
+"""moments of which only the least counts at first, where the least of many are chosen"""
 
 
 class Recall(nn.Module):
@@ -93,7 +95,7 @@ class Recall(nn.Module):
         for rows in torch.arange(len(now), device=now.device).split(ROWS):
             # Squared, but for what is the same for all.
             away = torch.addmm(least, now[rows], self.began.T, alpha=-2)
-            away, moments = away.topk(pool, largest=False)
+            away, moments = least_of(away, pool)
             z, each = state["z"][rows], list[Tensor]()
             for goal in goals:
                 near = self._came_near(moments, z, goal["z"][rows], horizon)
@@ -149,3 +151,20 @@ class Recall(nn.Module):
             return seen
         middle, facing = view
         return (turned(seen.unflatten(-1, (-1, 2)), facing, 1) + middle[..., None, :]).flatten(-2)
+
+
+def least_of(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """``[B, N] -> [B, count], [B, count]``: the least values, in order, and where they are.
+
+    As `topk`, in half of its time where N is large: it looks only into the `count` blocks whose own
+    least are the least. Those alone are as many, and no other block holds anything below them.
+    """
+    blocks = values.shape[1] // BLOCK
+    if values.shape[1] % BLOCK or blocks <= count:
+        found = values.topk(count, largest=False)
+        return found.values, found.indices
+    held = values.unflatten(1, (blocks, BLOCK))
+    chosen = held.amin(-1).topk(count, largest=False, sorted=False).indices
+    some = held.gather(1, chosen[..., None].expand(-1, -1, BLOCK)).flatten(1)
+    found = some.topk(count, largest=False)
+    return found.values, chosen.gather(1, found.indices // BLOCK) * BLOCK + found.indices % BLOCK

@@ -101,7 +101,7 @@ def published_picture(
         name: {splits.index(split): y for split, y in figures.items()}
         for name, figures in published.items()
     }
-    _published(left, by_number)
+    _published(left, by_number, splits)
     far = [p for p in pooled if p.split == splits[-1]]
     _by_compute(right, far, looks)
     title = {"fontsize": 15, "color": LIGHT["ink"], "loc": "left"}
@@ -176,20 +176,23 @@ def _by_split(
     name_axes(axes, unit, "goals reached", 14)
 
 
-def _published(axes: Axes, published: Mapping[str, Mapping[int, float]]) -> None:
-    """Dashed lines over splits, by their numbers, each named at its end; names keep apart."""
-    grey, room = LIGHT["soft"], 6.5
+def _published(
+    axes: Axes, published: Mapping[str, Mapping[int, float]], splits: Sequence[str]
+) -> None:
+    """Dashed lines over splits, by their numbers, each named beside the axes; names keep apart."""
+    grey, room, end = LIGHT["soft"], 6.5, len(splits) - 1
     style = {"color": grey, "fontsize": 13, "va": "center", "annotation_clip": False}
-    free: dict[int, float] = {}
+    free = 100 - room
     for name, figures in sorted(published.items(), key=lambda p: -p[1][max(p[1])]):
         (x, y), last = zip(*sorted(figures.items()), strict=True), max(figures)
         alone = len(figures) == 1
         x, y = ((last - 0.4, last + 0.4), (*y, *y)) if alone else (x, y)
         axes.plot(x, y, "--", color=grey, linewidth=1.8, zorder=1)
-        at = min(figures[last], free.get(last, 100 - room if alone else 100))
-        free[last] = at - room
+        axes.plot((x[-1], end + 0.4), (y[-1], y[-1]), ":", color=grey, linewidth=0.8, zorder=1)
+        at = min(figures[last], free)
+        free = at - room
         text = name if alone else name.replace(", ", ",\n")
-        axes.annotate(text, (last + 0.45, at), **style)
+        axes.annotate(text, (end + 0.45, at), **style)
 
 
 def _by_compute(axes: Axes, pooled: Sequence[Pooled], looks: Mapping[Name, Series]) -> None:
