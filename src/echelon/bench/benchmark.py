@@ -208,22 +208,24 @@ def _collected(mine: Benchmark, asked: Run, seed: int, progress: Progress) -> Ep
     with clocked(folder / SECONDS, "collect"):
         if not data.exists():
             mine.collect(replace(mine.collection, seed=seed), data, progress)
-    episodes = _opened(data)
-    trials = mine.trials(mine, episodes, asked.trials, seed)
+    episodes, trials = _opened(mine, asked, seed)
     with alone(folder.parent):
         keep_to(asked.out / "manifests" / f"{mine.name}.json", seed, trials)
     return episodes
 
 
-_KEPT: dict[Path, Episodes] = {}
-"""the last file opened: the next piece of a process is mostly about the same episodes"""
+_KEPT: dict[tuple[Path, int], tuple[Episodes, Sequence[Trial]]] = {}
+"""the last file opened, and its trials: the next piece of a process is mostly about the same ones"""
 
 
-def _opened(data: Path) -> Episodes:
-    if data not in _KEPT:
+def _opened(mine: Benchmark, asked: Run, seed: int) -> tuple[Episodes, Sequence[Trial]]:
+    """A seed's episodes, and trials of all splits."""
+    key = _folder(mine, asked, seed) / "episodes.h5", asked.trials
+    if key not in _KEPT:
         _KEPT.clear()  # first, as two may not fit in memory
-        _KEPT[data] = Episodes.open(data)
-    return _KEPT[data]
+        episodes = Episodes.open(key[0])
+        _KEPT[key] = episodes, mine.trials(mine, episodes, asked.trials, seed)
+    return _KEPT[key]
 
 
 def _judge(
@@ -247,8 +249,7 @@ def judged(mine: Benchmark, asked: Run, seed: int, split: str, progress: Progres
 
 
 def _trials(mine: Benchmark, asked: Run, seed: int, split: str) -> list[Trial]:
-    episodes = _opened(_folder(mine, asked, seed) / "episodes.h5")
-    return [t for t in mine.trials(mine, episodes, asked.trials, seed) if t.split == split]
+    return [trial for trial in _opened(mine, asked, seed)[1] if trial.split == split]
 
 
 def _judged(
