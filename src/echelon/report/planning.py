@@ -209,6 +209,7 @@ TABLES: Mapping[str, Callable[[Sequence[Record], Figures], str]] = {
     "search": one_by_one,
     "flat": one_by_one,
     "growth": by_distance,
+    "unseen": one_by_one,
 }
 
 

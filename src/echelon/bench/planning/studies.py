@@ -13,7 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from echelon.bench.planning.cells import AUTO, CELLS, LESS, Cell, agreements, choose, topped
+from echelon.bench.planning.cells import (
+    AUTO,
+    CELLS,
+    COSTS,
+    LESS,
+    Cell,
+    agreements,
+    choose,
+    topped,
+)
 from echelon.bench.planning.mazes import Maze, Models
 from echelon.envs import layouts
 from echelon.envs.layouts import Layout
@@ -295,6 +304,25 @@ def growth(bed: Bed) -> None:
     bed.figures["growth"] = rows
 
 
+def unseen(bed: Bed) -> None:
+    """What was tried in layouts that no model was trained in: each cost that a level can bring, on one
+    level, and on two, of which the lower is judged by it too, or handed the goal where plans fail.
+    """
+    model = bed.models.own
+    for cost in COSTS[1:]:
+        base = Method("hierarchical", "", settings_of(model.config, cost, 2)[f"{cost}-2-patient"])
+        tried = {
+            "flat": Method("flat", "", settings_of(model.config, cost, 1)[f"{cost}-1-r4"]),
+            "followed": base,
+            "lift": topped(base, hand_down="lift"),
+            "trust": topped(base, trust=2),
+            "lift-trust": topped(base, hand_down="lift", trust=2),
+        }
+        for name, method in tried.items():
+            method = replace(method, setting=f"unseen-{cost}-{name}")
+            bed.run("unseen", method, HELD_OUT_LAYOUTS, model)
+
+
 def _searched(method: Method, **changes: Any) -> Method:
     """The same with other options of the highest level's optimizer."""
     return topped(method, optimizer=replace(method.levels[-1].optimizer, **changes))
@@ -307,4 +335,5 @@ STUDIES: Mapping[str, Callable[[Bed], None]] = {
     "search": search,
     "flat": flat,
     "growth": growth,
+    "unseen": unseen,
 }
