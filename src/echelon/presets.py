@@ -135,18 +135,16 @@ def settings_of(
 
 def patiently(levels: Sequence[PlannerConfig], model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """The same levels, but plans above level 0 are followed until they are used up or fail, and
-    searched for longer, which costs little where they are so few; and level 0's are short searches,
-    kept for longer, as a subgoal is near. Above level 1, where steps are long and least is known of
-    them, the goal itself is handed down once a plan has failed.
+    searched for longer, which costs little where they are so few; and level 0's are short searches, as
+    a subgoal is near: of few candidates and kept for longer, but where places are read off the image,
+    since there an agent that searches so little is slow. Above level 1, where steps are long and least
+    is known of them, the goal itself is handed down once a plan has failed.
     """
     fine, *above = levels
-    horizon = min(6, fine.horizon)
-    brief = replace(
-        fine,
-        horizon=horizon,
-        replan=min(4, horizon),
-        optimizer=replace(fine.optimizer, candidates=8, elites=1),
-    )
+    brief = replace(fine, horizon=min(6, fine.horizon))
+    if not model.knows_floor:
+        few = replace(brief.optimizer, candidates=8, elites=1)
+        brief = replace(brief, replan=min(4, brief.horizon), optimizer=few)
     longer = {"candidates": 64, "iterations": 3, "elites": 6, "correlation": 0.6}
     durations = model.durations[1 : len(levels)]
     followed = [
