@@ -130,7 +130,7 @@ def _looks(names: Sequence[Name]) -> dict[Name, Series]:
         look = series(name[0], controls)
         before = methods[:index].count(name[0])
         looks[name] = (
-            replace(look, filled=False, marker="DpXh"[(before - 1) % 4]) if before else look
+            replace(look, filled=False, marker="DpXh*8"[(before - 1) % 6]) if before else look
         )
     return looks
 
