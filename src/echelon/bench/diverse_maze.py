@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from echelon.bench.benchmark import SAME, Benchmark, Run, Trained, times
+from echelon.bench.benchmark import SAME, Benchmark, Methods, Run, Trained, times
 from echelon.collect import CollectConfig, collect
 from echelon.config import (
     DistanceConfig,
@@ -120,9 +120,7 @@ def only(level: int) -> TrainConfig:
     return replace(TRAIN, stages=(replace(_UPPER, levels=(level,)),))
 
 
-def others(
-    model: ModelConfig, train: TrainConfig, flat: Callable[[ModelConfig], list[Method]]
-) -> tuple[Trained, ...]:
+def others(model: ModelConfig, train: TrainConfig, flat: Methods) -> tuple[Trained, ...]:
     """What else is compared: one level, which the two are trained on top of; more levels; an upper
     level with a latent of its own, whose distance is descended; and one level with as many parameters
     as the two have, trained for as long.
