@@ -29,7 +29,7 @@ from echelon.planning.mppi import MPPI
 from echelon.planning.optimizers import optimizer_of
 from echelon.planning.planner import Planner, build, rollout
 from echelon.planning.subgoals import MISTRUST
-from echelon.presets import planner_for
+from echelon.presets import planner_for, settings_for
 from echelon.types import (
     ActionPrior,
     EchelonError,
@@ -884,7 +884,11 @@ def test_a_planner_that_is_told_nothing_fits_levels_of_any_stride(stride: int, r
     shared = replace(above, latent="shared", latent_dim=6)
     fine = LevelConfig(latent_dim=6)
     things = ModelConfig((fine, shared), EncoderConfig("things"), recall=recall)
-    for model in (plain, things, replace(things, levels=things.levels[:1])):
+    place = LevelConfig(latent_dim=2, predictor="local", distance=DistanceConfig("paths"))
+    farther = replace(place, latent="shared", stride=stride, action_dim=2)
+    places = ModelConfig((place, farther), EncoderConfig("keypoints"))
+    for model in (plain, things, replace(things, levels=things.levels[:1]), places):
         levels = planner_for(model)
-        assert build([Point(level.stride) for level in model.levels], levels).depth == len(levels)
+        for each in (levels, *settings_for(model).values()):
+            assert build([Point(level.stride) for level in model.levels], each).depth == len(each)
         assert model.recall or all(asked.optimizer.proposal != "recall" for asked in levels)

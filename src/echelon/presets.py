@@ -51,9 +51,10 @@ def passing(model: ModelConfig) -> tuple[PlannerConfig, ...]:
 
 def eagerly(model: ModelConfig) -> tuple[PlannerConfig, ...]:
     """A short search at every level of two or more, made anew every other step."""
+    stride = model.levels[1].stride
     fine = PlannerConfig(
-        horizon=model.levels[1].stride,
-        replan=2,
+        horizon=stride,
+        replan=min(2, stride),
         optimizer=OptimizerConfig(candidates=16, iterations=1, elites=2, correlation=0.9),
     )
     coarse = tuple(
