@@ -65,6 +65,13 @@ def test_who_cannot_win_leaves_the_race() -> None:
     assert [raced.left_after for raced in choice.race] == [20, None, 20]
 
 
+def test_of_those_that_fall_short_the_dearer_leaves_where_it_is_no_better() -> None:
+    known = Known(long=(40, 1.0), dear=(40, 2.1), better=(60, 2.1))
+    choice = known.choice()
+    assert choice.chosen.method.setting == "better"
+    assert [raced.left_after for raced in choice.race] == [None, 20, None]
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 100), st.floats(0.1, 10)), min_size=1, max_size=6),

@@ -52,7 +52,6 @@ def beds(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     found: dict[str, Bed] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cells, "TUNING", 2)
-        patch.setattr(cells, "AUTO_TUNING", 2)
         patch.setattr(cells, "race", lambda m, t, r, a: race(m, t, r, a, rounds=1))
         patch.setattr(studies, "LONG", (FlatSetting(5, 4),))
         for name, study in STUDIES.items():

@@ -1,8 +1,8 @@
 """Which planner setting to use: the cheapest that succeeds as often as asked, by measurement.
 
 Settings are raced on trials that nothing else uses, the same for all, in rounds of more and more of
-them. A setting leaves the race when it surely succeeds too seldom, or when one that costs no more than
-half as much succeeds as often as asked.
+them. A setting leaves the race when it surely succeeds too seldom, or when one that costs less than
+half as much succeeds as often as asked; or as often as it, where it surely falls short of that.
 """
 
 from __future__ import annotations
@@ -107,10 +107,11 @@ def race(
         stayed = [m for m in methods if m not in left]
         best = max(stayed, key=lambda m: (wins[m].mean(), -spent[m].mean()))
         floor = min(asked, clopper_pearson(int(wins[best].sum()), end)[0])
-        fine = [spent[m].mean() for m in stayed if wins[m].mean() >= asked]
         for method in stayed if end < len(trials) else ():
             high = clopper_pearson(int(wins[method].sum()), end)[1]
-            dear = bool(fine) and spent[method].mean() > 2 * min(fine)
+            cheaper = [m for m in stayed if 2 * spent[m].mean() < spent[method].mean()]
+            enough = min(asked, wins[method].mean()) if high < asked else asked
+            dear = any(wins[m].mean() >= enough for m in cheaper)
             if method != best and (high < floor or dear):
                 left[method] = end
     found = tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,15 +24,15 @@ from echelon.models.hierarchy import Hierarchy
 from echelon.presets import CostKind, settings_for, settings_of, with_cost
 from echelon.progress import Progress
 
-TUNING = 40
+TUNING = 160
 """far trials that a cell's planner is chosen by; nothing else uses them"""
-ASKED = 0.95
+ASKED = 0.98
 """share of them that is wanted; the cheapest planner that reaches it is taken, or else the best"""
-AUTO_TUNING, AUTO_ASKED = 160, 0.98
-"""the same where all cells are chosen from, and what is taken is to be as good as the best of them"""
 SPACING = 0.1
 """cells between the places that sign agreement is read off"""
 COSTS: tuple[CostKind, ...] = ("latent", "upper", "learned", "graph")
+Tried: TypeAlias = dict[tuple[int, Method, int, int], Outcome]
+"""what is known already: of a model, by its `id`, and a method, on trials from one to another"""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,15 @@ AUTO = Cell()
 
 
 def choose(
-    cell: Cell, maze: Maze, models: Models, seed: int, path: Path, shown: Progress
+    cell: Cell, maze: Maze, models: Models, seed: int, path: Path, known: Tried, shown: Progress
 ) -> Method:
-    """The planner of a cell, chosen once and kept in a file with the race that it won."""
+    """The planner of a cell, chosen once and kept in a file with the race that it won.
+
+    known: what other cells' races found in the same maze, and what this one adds.
+    """
     with alone(path.with_suffix("")):
         if not path.exists():
-            choice = _race(cell, maze, models, seed, shown)
+            choice = _race(cell, maze, models, seed, known, shown)
             shown.say(f"{cell.name}: {choice.in_words()}")
             write_json(path, raced(choice))
     levels = read_json(path)["planner"]
@@ -87,17 +90,23 @@ def choose(
     )
 
 
-def _race(cell: Cell, maze: Maze, models: Models, seed: int, shown: Progress) -> Choice:
-    count, asked = (TUNING, ASKED) if cell.cost else (AUTO_TUNING, AUTO_ASKED)
-    trials = make_trials(maze.layout, count, seed, "tune", (maze.far,))
+def _race(
+    cell: Cell, maze: Maze, models: Models, seed: int, known: Tried, shown: Progress
+) -> Choice:
+    trials = make_trials(maze.layout, TUNING, seed, "tune", (maze.far,))
     order = np.random.default_rng(seed).permutation(len(trials))
+    shuffled = [trials[i] for i in order]
     model = cell.model(models)
 
     def tried(method: Method, some: Sequence[Trial]) -> Outcome:
-        return run_trials(model, method, some, maze.config.budget, maze.task, 0, shown)
+        begin = next(i for i, trial in enumerate(shuffled) if trial is some[0])
+        key = id(model), method, begin, begin + len(some)
+        if key not in known:
+            known[key] = run_trials(model, method, some, maze.config.budget, maze.task, 0, shown)
+        return known[key]
 
     methods = [Method.of(name, levels) for name, levels in cell.settings(models).items()]
-    return race(methods, [trials[i] for i in order], tried, asked)
+    return race(methods, shuffled, tried, ASKED)
 
 
 def raced(choice: Choice) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from echelon.bench.planning.cells import (
     COSTS,
     LESS,
     Cell,
+    Tried,
     agreements,
     choose,
     topped,
@@ -69,6 +70,8 @@ class Bed:
     progress: Progress
     records: list[Record] = field(default_factory=list[Record])
     figures: dict[str, Any] = field(default_factory=dict[str, Any])
+    tried: Tried = field(default_factory=Tried)
+    """in races"""
 
     def run(
         self, study: str, method: Method, split: str, model: Hierarchy, located: bool = False
@@ -94,7 +97,8 @@ class Bed:
 
     def choose(self, cell: Cell) -> Method:
         """The planner of a cell, and the race that it won, in a file of their own."""
-        return choose(cell, self.maze, self.models, self.seed, self.race(cell), self.progress)
+        path = self.race(cell)
+        return choose(cell, self.maze, self.models, self.seed, path, self.tried, self.progress)
 
     def race(self, cell: Cell) -> Path:
         """The file of a cell's race."""
