@@ -107,6 +107,13 @@ def test_stops_at_the_bound_where_the_optimum_lies_outside(kind: Kind) -> None:
     assert actions[0, 0, 0].tolist() == pytest.approx([1.0, -0.2], abs=near)
 
 
+def test_mppi_comes_to_the_bound_where_that_is_best() -> None:
+    """The mean of actions that were clipped would stay short of it: not all of them are there."""
+    search = optimizer_of(OptimizerConfig("mppi", 256, 20, 8, correlation=0.0, noise=1.0))
+    found, _ = solve(search, lambda actions: -actions.sum((-1, -2)), torch.zeros(4, 20, 2))
+    assert found.mean() > 0.99
+
+
 @every_kind
 def test_moves_a_mass_as_its_normal_equations_say(kind: Kind) -> None:
     """A double integrator is to be at a place and at rest; positions are linear in the forces."""
@@ -498,7 +505,8 @@ def test_rounds_of_icem_shrink_to_twice_the_elites() -> None:
 def test_the_last_mean_of_mppi_is_evaluated() -> None:
     spy = Spy(quadratic(torch.full((2, 1, 2), 0.4)))
     config = OptimizerConfig("mppi", candidates=8, iterations=2, elites=1, temperature=0.5)
-    found, cost = solve(optimizer_of(config), spy, torch.zeros(2, 1, 2))
+    unclipped = prior_of(bound=10.0)
+    found, cost = solve(optimizer_of(config), spy, torch.zeros(2, 1, 2), unclipped)
     candidates, costs = spy.plans[-2], spy.costs[-2]
     weights = torch.exp(-costs / (0.5 * costs.std(1, keepdim=True, correction=0)))
     weights = weights / weights.sum(1, keepdim=True)

@@ -223,10 +223,12 @@ def test_the_command_writes_record_and_page(
         ("known", "white"),
         2,
         0,
+        tmp_path / "runs",
         tmp_path / "peers.json",
         page,
     )
     asked()
+    assert not asked.runs.exists()  # all is in the record
     err = capsys.readouterr().err
     assert "stable-worldmodel is left out" in err
     assert "pip install pytorch-mppi" in err
@@ -239,6 +241,47 @@ def test_the_command_writes_record_and_page(
             assert 0 < row["share_of_peak"] < 1.5
     assert read_section(page, "peers") == peers.table(asked.out) != ""
     assert "| plain | batched CEM |" in page.read_text()
+
+
+def test_a_stopped_run_goes_on_and_times_anew_what_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save_model(path, Hierarchy(model_config(), 2), {})
+    parts = {"candidates": (16, 8), "iterations": (4, 1), "elites": (4, 2), "horizon": (5, 2)}
+    asked = Peers(
+        path,
+        3,
+        **parts,
+        goals=("known", "white"),
+        repeats=1,
+        runs=tmp_path / "runs",
+        out=tmp_path / "peers.json",
+        page=page_in(tmp_path),
+    )
+    timed: list[int] = []
+
+    def whole(task: Task, *_: object) -> dict[str, object]:
+        timed.append(task.size.horizon)
+        return {"horizon": task.size.horizon}
+
+    def stopped(task: Task, *_: object) -> dict[str, object]:
+        if task.size.horizon == 2:
+            raise KeyboardInterrupt
+        return whole(task)
+
+    monkeypatch.setattr(peers, "table", lambda out: "")
+    for changed, expected in ((False, [5, 2]), (True, [5, 5, 2])):
+        timed.clear()
+        monkeypatch.setattr(peers, "measure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            asked()
+        if changed:  # the model is another one
+            checkpoint.save_model(path, Hierarchy(model_config(), 2), {})
+        monkeypatch.setattr(peers, "measure", whole)
+        asked()
+        assert timed == expected
+        assert not asked.runs.exists()
 
 
 def test_times_are_taken_in_turns(task: Task) -> None:

@@ -21,7 +21,9 @@ class MPPI:
 
     Deviations from the paper: costs are divided by their own deviation over the candidates, so that
     one temperature serves all cost scales; the control cost is left out (actions are bounded); the
-    last mean is evaluated too, and returned where no candidate was cheaper.
+    last mean is evaluated too, and returned where no candidate was cheaper. Candidates are evaluated
+    inside the bounds, but the mean is that of what was drawn, up to a deviation beyond them: a mean of
+    clipped actions never comes to a bound where that is best.
     """
 
     config: OptimizerConfig
@@ -50,21 +52,22 @@ class MPPI:
         candidates = propose(c, start, warm, prior, generator)
         noise = torch.where(warm, c.warm_noise, c.noise)[:, None, None, None]
         for number in range(c.iterations):
-            costs = finite(objective(candidates))
-            best.add(candidates, costs)
+            inside = candidates.clamp(prior.low, prior.high)
+            costs = finite(objective(inside))
+            best.add(inside, costs)
             mean = torch.einsum("bk,bkha->bha", weights_of(costs, c.temperature), candidates)
-            mean = mean.clamp(prior.low, prior.high)  # weights add up to 1 but for rounding
+            mean = mean.clamp(prior.low - prior.std, prior.high + prior.std)
             if stop():
                 break
             moved = (mean - candidates[:, 0]).abs()
             last = number + 1 == c.iterations
             if last or (c.agreement and settled(moved, prior, c.agreement)):
-                best.add(mean[:, None], finite(objective(mean[:, None])))
+                mean = mean.clamp(prior.low, prior.high)[:, None]
+                best.add(mean, finite(objective(mean)))
                 break
             sample = noise_for(c, len(mean), c.candidates, mean, generator)
             candidates = mean[:, None] + noise * prior.std * sample
             candidates[:, 0] = mean
-            candidates = candidates.clamp(prior.low, prior.high)
         return best.result()
 
 
