@@ -228,7 +228,7 @@ def test_the_command_writes_record_and_page(
         page,
     )
     asked()
-    assert not asked.runs.exists()  # all is in the record
+    assert not list(asked.runs.iterdir())  # all is in the record
     err = capsys.readouterr().err
     assert "stable-worldmodel is left out" in err
     assert "pip install pytorch-mppi" in err
@@ -271,6 +271,8 @@ def test_a_stopped_run_goes_on_and_times_anew_what_has_changed(
         return whole(task)
 
     monkeypatch.setattr(peers, "table", lambda out: "")
+    asked.runs.mkdir()
+    (asked.runs / "other.txt").touch()  # somebody else's stays
     for changed, expected in ((False, [5, 2]), (True, [5, 5, 2])):
         timed.clear()
         monkeypatch.setattr(peers, "measure", stopped)
@@ -281,7 +283,7 @@ def test_a_stopped_run_goes_on_and_times_anew_what_has_changed(
         monkeypatch.setattr(peers, "measure", whole)
         asked()
         assert timed == expected
-        assert not asked.runs.exists()
+        assert [path.name for path in asked.runs.iterdir()] == ["other.txt"]
 
 
 def test_times_are_taken_in_turns(task: Task) -> None:

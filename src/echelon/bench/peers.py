@@ -7,7 +7,6 @@ does slows all alike. Searches are kept one by one: stopped at any moment, it go
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -98,7 +97,8 @@ class Peers:
         mine = {**found, "weights": weights(level), "seed": self.seed}
         searches = [self._timed(level, size, entries, mine, progress) for size in self.sizes]
         write_json(self.out, {**found, "searches": searches, "command": command()})
-        shutil.rmtree(self.runs, ignore_errors=True)
+        for size in self.sizes:
+            self._kept(size).unlink(missing_ok=True)
         self.shows.write()
         print(table(self.out))
 
@@ -112,12 +112,15 @@ class Peers:
     ) -> dict[str, Any]:
         """One search, unless it was timed before this run was stopped; mine: all else it depends on."""
         asked = {**mine, **asdict(size)}
-        path = self.runs / f"{'-'.join(map(str, asdict(size).values()))}.json"
+        path = self._kept(size)
         if path.exists() and (known := read_json(path))["asked"] == asked:
             return known["found"]
         found = measure(Task.of(level, size, self.seed), entries, self.repeats, progress)
         write_json(path, {"asked": asked, "found": found})
         return found
+
+    def _kept(self, size: Size) -> Path:
+        return self.runs / f"{'-'.join(map(str, asdict(size).values()))}.json"
 
     @property
     def shows(self) -> Page:
